@@ -1,0 +1,42 @@
+# Access-log records, formatted into a buffer that somebody else writes out.
+
+from libc.stdint cimport int64_t, uint32_t
+
+from agw._fast.stream cimport Buf
+
+ctypedef struct Record:
+    int64_t wall_ns
+    int64_t duration_ns
+    const char* fields          # JSON fragment: gateway, listener, route labels
+    uint32_t fields_len
+    const char* peer            # "address:port", as text
+    uint32_t peer_len
+    const char* endpoint
+    uint32_t endpoint_len
+    const char* method
+    uint32_t method_len
+    const char* host
+    uint32_t host_len
+    const char* path
+    uint32_t path_len
+    int version
+    int status
+    const char* protocol
+    const char* target
+    uint32_t target_len
+    const char* rpc             # MCP method
+    uint32_t rpc_len
+    const char* name            # tool, prompt or resource name
+    uint32_t name_len
+    int name_kind               # 1 tool, 2 prompt, 3 resource
+    int retries
+    const char* reason
+    const char* error
+
+cdef class AccessLog:
+    cdef Buf buf
+    cdef readonly bint enabled
+    cdef object sink
+    cdef readonly size_t limit
+    cdef int add(self, const Record* r) except -1
+    cdef int emit(self) except -1

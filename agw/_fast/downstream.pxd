@@ -1,0 +1,60 @@
+# The client's side of the data path: accept, read, frame, and hand requests to exchanges one after another.
+
+from libc.stdint cimport int64_t, uint32_t
+
+from agw._fast.exchange cimport Context, Downlink, Exchange
+from agw._fast.http1 cimport Body, Head
+from agw._fast.policy cimport Bind
+from agw._fast.reactor cimport Handler
+from agw._fast.stream cimport Buf
+
+cdef enum:
+    S_HEAD = 0          # between requests, or inside a head
+    S_BODY              # body streams to the exchange
+    S_BUFFER            # body is collected until whole
+    S_BUSY              # request read; the exchange answers
+    S_DISCARD           # rest of a body nobody wants
+    S_TUNNEL
+    S_LINGER            # answered and shut; reading until the peer closes, so that our answer is not reset
+    S_CLOSED
+
+cdef class Acceptor(Handler):
+    cdef Context ctx
+    cdef readonly Bind bind
+    cdef readonly bint paused
+    cdef readonly bint retired
+    cdef int reserve_fd
+    cdef object connections         # set of Downstream
+    cdef int shed(self) except -1
+    cdef int admit(self, int fd, void* where) except -1
+    cdef int turn_away(self, int fd) except -1
+
+cdef class Downstream(Downlink):
+    cdef Acceptor acceptor
+    cdef bytes address
+    cdef int state
+    cdef bint consuming
+    cdef bint in_head               # some octets of a head are here
+    cdef int64_t head_started
+    cdef int64_t accepted_ns
+    cdef uint32_t requests
+    cdef Buf inbuf
+    cdef Buf headbuf                # head octets kept while a body is collected
+    cdef Buf bodybuf
+    cdef Head* head                 # own head, while one is incomplete or kept
+    cdef Body reqbody
+    cdef int64_t discard_left
+
+    cdef int read(self) except -1
+    cdef int consume_buffered(self) except -1
+    cdef size_t consume(self, const char* p, size_t n) except? 0
+    cdef size_t begin_request(self, Head* h, const char* buf, const char* rest, size_t n) except? 0
+    cdef size_t take_body(self, const char* p, size_t n) except? 0
+    cdef int buffered(self) except -1
+    cdef int refuse(self, Head* h) except -1
+    cdef int next_request(self) except -1
+    cdef int linger(self) except -1
+    cdef int close(self) except -1
+    cdef int gone(self) except -1
+    cdef int free_head(self) except -1
+    cdef int timed_out(self, int which) except -1

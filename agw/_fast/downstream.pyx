@@ -1,0 +1,694 @@
+# See downstream.pyi for the manual.
+#
+# Rules of this file:
+# - one request at a time per connection; what a client sends ahead waits, bounded, in `inbuf` and in the kernel;
+# - the common case copies nothing: head and body are read where recv() put them;
+# - after a framing error: one answer, then the connection ends, and not one further octet is parsed;
+# - every wait has a timer: first octet, head, body progress, write progress, idle, linger.
+
+from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, errno
+from libc.stdint cimport int64_t, uint32_t
+from libc.stdlib cimport free
+from libc.string cimport memcpy, memset, strlen
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from posix.fcntl cimport O_CLOEXEC, O_RDONLY, open as c_open
+from posix.unistd cimport close as c_close
+
+from agw._fast.arena cimport G_ACCEPT_PAUSED, G_CONNECTIONS, G_CONNECTIONS_TOTAL, G_IN_FLIGHT, G_PARSE_ERRORS, G_RECEIVED_BYTES
+from agw._fast.exchange cimport DONE_LOCALLY, WANT_BUFFER, X_SENT, X_RESPONSE, X_WAIT, Context, Downlink, Exchange
+from agw._fast.forward cimport (E_BODY_TIMEOUT, E_HEADER_TIMEOUT, E_MALFORMED, E_OVERLOAD, E_TOO_LARGE, Failure, Out,
+                                build_reply, failure)
+from agw._fast.http1 cimport (BODY_DATA, BODY_END, BODY_ERROR, F_EXPECT_CONTINUE, FRAMING_CHUNKED, FRAMING_LENGTH,
+                              FRAMING_NONE, M_OTHER, Body, Head, body_feed, body_init, head_free, head_reset,
+                              request_head_feed)
+from agw._fast.policy cimport Bind, Http
+from agw._fast.reactor cimport EV_ERR, EV_HUP, EV_IN, EV_OUT, EV_RDHUP, SCRATCH_IN, Handler, Reactor, Timer
+from agw._fast.stream cimport HIGH_WATER, LOW_WATER, Buf, buf_append, buf_clear, buf_consume, buf_free
+
+cdef extern from "sys/socket.h" nogil:
+    cdef enum:
+        AF_INET
+        AF_INET6
+        SOCK_NONBLOCK
+        SOCK_CLOEXEC
+        MSG_NOSIGNAL
+        MSG_DONTWAIT
+    struct sockaddr:
+        unsigned short sa_family
+    struct sockaddr_storage:
+        unsigned short ss_family
+    ctypedef unsigned int socklen_t
+    int accept4(int fd, sockaddr* addr, socklen_t* n, int flags)
+    ssize_t c_send "send"(int fd, const void* buf, size_t n, int flags)
+
+cdef extern from "arpa/inet.h" nogil:
+    struct in_addr:
+        pass
+    struct in6_addr:
+        unsigned char s6_addr[16]
+    struct sockaddr_in:
+        unsigned short sin_port
+        in_addr sin_addr
+    struct sockaddr_in6:
+        unsigned short sin6_port
+        in6_addr sin6_addr
+    const char* inet_ntop(int family, const void* src, char* dst, socklen_t size)
+    unsigned short ntohs(unsigned short v)
+
+cdef enum:
+    EV_ET = 0x80000000
+    ACCEPTS = 64                    # per event
+    DISCARD = 262144                # octets of an unwanted body read to keep a connection
+    LINGER_NS = 2000000000
+    GRACE_NS = 1500000000           # for a client that sent FIN and may have left altogether
+
+cdef bytes CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+cdef class Acceptor(Handler):
+    def __init__(self, Context ctx not None, int fd, Bind bind not None):
+        self.ctx = ctx
+        self.fd = fd
+        self.bind = bind
+        self.connections = set()
+        self.reserve_fd = c_open(b"/dev/null", O_RDONLY | O_CLOEXEC)
+
+    def __dealloc__(self):
+        if self.reserve_fd >= 0:
+            c_close(self.reserve_fd)
+
+    def start(self):
+        self.ctx.reactor.register(self, EV_IN)
+
+    def switch(self, Bind bind not None):
+        # A new snapshot: the next request of every connection sees it.
+        cdef Downstream d
+        self.bind = bind
+        for d in self.connections:
+            d.bind = bind
+
+    def connection_count(self):
+        return len(self.connections)
+
+    def stop_accepting(self):
+        # Takes nothing more from the queue and gives up the descriptor; connections go on.
+        if self.fd >= 0:
+            self.ctx.reactor.unregister(self)
+
+    def set_paused(self, bint paused):
+        if paused != self.paused and self.fd >= 0:
+            self.paused = paused
+            self.ctx.reactor.pause(self, paused)
+
+    def drain(self):
+        # Idle connections close now, busy ones after their answer.
+        cdef Downstream d
+        self.retired = True
+        for d in list(self.connections):
+            if d.state == S_HEAD and not d.in_head and d.exchange is None and d.outq.len == 0:
+                d.close()
+            else:
+                d.keep_alive = False
+
+    def cut(self):
+        # The drain time is over.
+        cdef Downstream d
+        n = 0
+        for d in list(self.connections):
+            n += 1
+            d.gone()
+            d.close()
+        return n
+
+    cdef int on_events(self, uint32_t events) except -1:
+        cdef sockaddr_storage storage
+        cdef socklen_t size
+        cdef int fd
+        cdef int budget = ACCEPTS
+        while budget and not self.paused and self.fd >= 0:
+            budget -= 1
+            size = sizeof(sockaddr_storage)
+            fd = accept4(self.fd, <sockaddr*> &storage, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
+            if fd < 0:
+                if errno == EAGAIN:
+                    return 0
+                if errno == EINTR or errno == ECONNABORTED:
+                    continue
+                if errno == EMFILE or errno == ENFILE or errno == ENOBUFS or errno == ENOMEM:
+                    # Out of descriptors: tell one client with the reserve, then wait for the tick to try again.
+                    self.shed()
+                    self.set_paused(True)
+                    self.ctx.slot.gauges[G_ACCEPT_PAUSED] += 1
+                    return 0
+                continue
+            self.admit(fd, &storage)
+        return 0
+
+    cdef int shed(self) except -1:
+        cdef int fd
+        if self.reserve_fd >= 0:
+            c_close(self.reserve_fd)
+            fd = accept4(self.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
+            if fd >= 0:
+                self.turn_away(fd)
+            self.reserve_fd = c_open(b"/dev/null", O_RDONLY | O_CLOEXEC)
+        return 0
+
+    cdef int turn_away(self, int fd) except -1:
+        cdef const Failure* f = failure(E_OVERLOAD)
+        cdef bytes body = b'{"error":{"status":503,"reason":"%b","message":"%b"}}' % (b"Internal", f.text)
+        cdef bytes answer = (b"HTTP/1.1 503 Service Unavailable\r\n" + self.ctx.date_line
+                             + b"Content-Type: application/json\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: "
+                             + str(len(body)).encode() + b"\r\n\r\n" + body)
+        c_send(fd, PyBytes_AS_STRING(answer), len(answer), MSG_NOSIGNAL | MSG_DONTWAIT)
+        c_close(fd)
+        return 0
+
+    cdef int admit(self, int fd, void* where) except -1:
+        cdef Downstream d
+        cdef Http http = self.bind.http
+        cdef bytes key
+        cdef char text[64]
+        cdef unsigned short port = 0
+        cdef sockaddr_in6* six
+        cdef sockaddr* addr = <sockaddr*> where
+        text[0] = 0
+        if addr.sa_family == AF_INET:
+            inet_ntop(AF_INET, &(<sockaddr_in*> addr).sin_addr, text, 64)
+            port = ntohs((<sockaddr_in*> addr).sin_port)
+        elif addr.sa_family == AF_INET6:
+            six = <sockaddr_in6*> addr
+            inet_ntop(AF_INET6, &six.sin6_addr, text, 64)
+            port = ntohs(six.sin6_port)
+            if text[0] == b":" and text[1] == b":" and (text[2] == b"f" or text[2] == b"F") and strlen(text) > 9 and text[6] == b":":
+                # ::ffff:1.2.3.4 is an IPv4 client of a dual-stack socket.
+                for i in range(10, 12):
+                    if six.sin6_addr.s6_addr[i] != 0xFF:
+                        break
+                else:
+                    inet_ntop(AF_INET, &six.sin6_addr.s6_addr[12], text, 64)
+        else:
+            memcpy(text, b"unix", 5)
+        key = text
+        held = self.ctx.per_address.get(key, 0)
+        if (http.max_connections and self.ctx.slot.gauges[G_CONNECTIONS] >= http.max_connections) \
+                or (http.max_per_address and held >= http.max_per_address):
+            return self.turn_away(fd)
+        self.ctx.per_address[key] = held + 1
+        d = Downstream()
+        d.fd = fd
+        d.ctx = self.ctx
+        d.bind = self.bind
+        d.acceptor = self
+        d.address = key
+        d.keep_alive = True
+        d.deadline.owner = <void*> d
+        d.deadline.deadline_ns = 0x7FFFFFFFFFFFFFFF
+        d.peer_ip_len = <uint32_t> strlen(text)
+        memcpy(d.peer, text, d.peer_ip_len)
+        tail = b":%d" % port
+        memcpy(d.peer + d.peer_ip_len, PyBytes_AS_STRING(tail), len(tail))
+        d.peer_len = d.peer_ip_len + <uint32_t> len(tail)
+        d.accepted_ns = self.ctx.reactor.now
+        self.ctx.slot.gauges[G_CONNECTIONS] += 1
+        self.ctx.slot.gauges[G_CONNECTIONS_TOTAL] += 1
+        self.connections.add(d)
+        self.ctx.reactor.register(d, EV_IN | EV_OUT | EV_RDHUP | <uint32_t> EV_ET)
+        self.ctx.reactor.arm(&d.timer, d.accepted_ns + http.first_byte_timeout)
+        # Most clients speak first and at once: look before epoll says so.
+        d.readable = True
+        return d.read()
+
+
+cdef class Downstream(Downlink):
+    def __dealloc__(self):
+        buf_free(&self.inbuf)
+        buf_free(&self.headbuf)
+        buf_free(&self.bodybuf)
+        if self.head != NULL:
+            head_free(self.head)
+            free(self.head)
+
+    cdef int free_head(self) except -1:
+        if self.head != NULL:
+            head_free(self.head)
+            free(self.head)
+            self.head = NULL
+        return 0
+
+    # ------------------------------------------------------------------------------------------------ events
+
+    cdef int on_events(self, uint32_t events) except -1:
+        cdef int r
+        if self.state == S_CLOSED:
+            return 0
+        if events & EV_ERR:
+            return self.gone()
+        if events & EV_RDHUP:
+            self.peer_closed = True
+        if events & EV_OUT and self.outq.len:
+            r = self.flush()
+            if r < 0:
+                return self.gone()
+            if r == 1:
+                if self.state == S_LINGER:
+                    self.ctx.reactor.arm(&self.timer, self.ctx.reactor.now + LINGER_NS)
+                elif self.state == S_HEAD and not self.in_head:
+                    self.ctx.reactor.arm(&self.timer, self.ctx.reactor.now + self.bind.http.idle_timeout)
+                elif self.exchange is not None and self.state == S_BUSY:
+                    self.ctx.reactor.disarm(&self.timer)
+            elif self.state == S_BUSY:
+                self.ctx.reactor.arm(&self.timer, self.ctx.reactor.now + self.bind.http.progress_timeout)
+            if self.exchange is not None:
+                self.exchange.client_drained()
+            if self.state == S_CLOSED:
+                return 0
+        if events & (EV_IN | EV_RDHUP | EV_HUP):
+            self.readable = True
+            if self.state == S_BUSY:
+                if events & EV_HUP:
+                    return self.gone()
+                if events & EV_RDHUP and self.exchange is not None:
+                    # FIN while we work: maybe half-closed and waiting, maybe gone. Streams end at once; an answer
+                    # gets a short grace (RFC 9112 section 9.6 lets a half-closed client read).
+                    if self.exchange.event_stream:
+                        return self.gone()
+                    if not self.exchange.head_sent:
+                        self.ctx.reactor.arm(&self.timer, self.ctx.reactor.now + GRACE_NS)
+                return 0
+            return self.read()
+        return 0
+
+    cdef int on_deferred(self) except -1:
+        if self.state == S_CLOSED:
+            return 0
+        if self.inbuf.len and (self.state == S_HEAD or self.state == S_BODY or self.state == S_BUFFER or self.state == S_DISCARD):
+            self.consume_buffered()
+        return self.read()
+
+    cdef int on_timer(self, Timer* timer) except -1:
+        if self.state == S_CLOSED:
+            return 0
+        if timer == &self.deadline:
+            return self.exchange.on_deadline() if self.exchange is not None else 0
+        if self.state == S_HEAD:
+            if self.outq.len:
+                return self.gone()
+            return self.timed_out(E_HEADER_TIMEOUT) if self.in_head else self.close()
+        if self.state == S_BODY:
+            if self.read_paused:
+                # Not the client's fault: the upstream does not take it; its own timer decides.
+                self.ctx.reactor.arm(&self.timer, self.ctx.reactor.now + self.bind.http.progress_timeout)
+                return 0
+            if self.exchange is not None:
+                self.keep_alive = False
+                return self.exchange.fail(E_BODY_TIMEOUT, NULL, 0, 0)
+            return self.close()
+        if self.state == S_BUFFER:
+            self.keep_alive = False
+            return self.exchange.fail(E_BODY_TIMEOUT, NULL, 0, 0)
+        if self.state == S_BUSY:
+            # Write stalled, or the grace of a half-closed client ended without an answer.
+            if self.outq.len or (self.peer_closed and self.exchange is not None and not self.exchange.head_sent):
+                return self.gone()
+            return 0
+        return self.gone()
+
+    cdef int abort(self) except -1:
+        # The error boundary: whatever was going on ends with this connection.
+        cdef Exchange x = self.exchange
+        if x is not None:
+            x.drop_upstream()
+        return self.close()
+
+    # ------------------------------------------------------------------------------------------------ reading
+
+    cdef int read(self) except -1:
+        cdef Py_ssize_t n
+        cdef size_t used
+        cdef int budget = 8
+        cdef char* scratch = self.ctx.reactor.scratch_in
+        while self.readable and self.state != S_BUSY and self.state != S_CLOSED and not self.read_paused:
+            if budget == 0:
+                self.ctx.reactor.defer(self)
+                return 0
+            budget -= 1
+            n = self.receive(scratch, SCRATCH_IN)
+            if n > 0:
+                self.ctx.slot.gauges[G_RECEIVED_BYTES] += <size_t> n
+                if self.inbuf.len:
+                    buf_append(&self.inbuf, scratch, <size_t> n)
+                    self.consume_buffered()
+                else:
+                    used = self.consume(scratch, <size_t> n)
+                    if used < <size_t> n and self.state != S_CLOSED and self.state != S_LINGER:
+                        buf_append(&self.inbuf, scratch + used, <size_t> n - used)
+            elif n == -1:
+                return 0
+            elif n == 0:
+                if self.state == S_HEAD or self.state == S_LINGER or self.state == S_DISCARD:
+                    if self.outq.len and self.state == S_HEAD:
+                        # Half-closed, last answer still on its way.
+                        self.keep_alive = False
+                        return self.linger()
+                    return self.close()
+                if self.state == S_TUNNEL:
+                    if self.exchange is not None and self.exchange.upstream is not None:
+                        self.exchange.upstream.shut_write()
+                    return 0
+                return self.gone()
+            else:
+                return self.gone()
+        return 0
+
+    cdef int consume_buffered(self) except -1:
+        cdef size_t used
+        used = self.consume(self.inbuf.p + self.inbuf.off, self.inbuf.len)
+        if used and self.inbuf.len:
+            buf_consume(&self.inbuf, used if used < self.inbuf.len else self.inbuf.len)
+        return 0
+
+    cdef size_t consume(self, const char* p, size_t n) except? 0:
+        # Parses and hands on; returns how many octets are done with. The rest is kept by the caller.
+        cdef size_t used = 0
+        cdef Head* h
+        cdef int r
+        cdef Http http = self.bind.http
+        self.consuming = True
+        try:
+            while used < n:
+                if self.state == S_HEAD:
+                    if self.ctx.draining and not self.in_head and self.requests and self.outq.len == 0 and not self.keep_alive:
+                        break
+                    http = self.bind.http
+                    if self.head != NULL:
+                        h = self.head
+                    else:
+                        h = &self.ctx.request_head
+                        head_reset(h)
+                    r = request_head_feed(h, p + used, <uint32_t> min(n - used, <size_t> http.limits.max_head + 2), &http.limits)
+                    if r == 0:
+                        if self.head == NULL:
+                            self.head = self.ctx.detach_head(h)
+                        if not self.in_head:
+                            self.in_head = True
+                            self.head_started = self.ctx.reactor.now
+                            self.ctx.reactor.arm(&self.timer, self.head_started + http.header_timeout)
+                        break
+                    if r < 0:
+                        self.refuse(h)
+                        return n
+                    self.in_head = False
+                    used += h.size + self.begin_request(h, p + used, p + used + h.size, n - used - h.size)
+                elif self.state == S_BODY or self.state == S_BUFFER or self.state == S_DISCARD:
+                    if self.read_paused:
+                        break
+                    r = <int> self.take_body(p + used, n - used)
+                    used += <size_t> r
+                    if r == 0 and self.state != S_HEAD and self.state != S_BUSY:
+                        break
+                elif self.state == S_TUNNEL:
+                    self.exchange.body(p + used, n - used)
+                    used = n
+                elif self.state == S_BUSY:
+                    break
+                else:
+                    return n        # S_LINGER, S_CLOSED: not one further octet is looked at
+        finally:
+            self.consuming = False
+        return used
+
+    cdef int refuse(self, Head* h) except -1:
+        # A request that cannot be framed: answer, close, forget the rest.
+        cdef Exchange x = self.ctx.take_exchange()
+        cdef int status = h.error
+        cdef const char* problem = h.problem
+        self.ctx.slot.gauges[G_PARSE_ERRORS] += 1
+        self.in_head = False
+        self.keep_alive = False
+        x.down = self
+        self.exchange = x
+        x.start_ns = self.ctx.reactor.now
+        x.bind = self.bind
+        x.method = M_OTHER
+        x.client_version = 11
+        x.is_rpc = False
+        x.rpc = -1
+        x.head_sent = x.event_stream = False
+        x.retries = 0
+        x.response_bytes = 0
+        x.method_len = x.path_log_len = x.host_len = x.name_len = x.id_len = x.rpc_len = 0
+        x.error = NULL
+        self.state = S_BUSY
+        self.request_complete = False
+        self.ctx.slot.gauges[G_IN_FLIGHT] += 1
+        return x.fail(E_MALFORMED, problem, status, 0)
+
+    cdef size_t begin_request(self, Head* h, const char* buf, const char* rest, size_t n) except? 0:
+        # A head is complete. Returns how many octets of `rest` belong to it and are used.
+        cdef Exchange x = self.ctx.take_exchange()
+        cdef int want
+        cdef size_t used = 0
+        cdef size_t size
+        cdef Head* kept
+        cdef bint whole
+        self.requests += 1
+        x.down = self
+        self.exchange = x
+        self.keep_alive = h.keep_alive and not self.ctx.draining and not self.acceptor.retired \
+            and (not self.bind.http.max_requests or self.requests < self.bind.http.max_requests) \
+            and (not self.bind.http.max_connection or self.ctx.reactor.now - self.accepted_ns < self.bind.http.max_connection)
+        self.request_complete = h.framing == FRAMING_NONE
+        body_init(&self.reqbody, h.framing, h.content_length)
+        self.state = S_BUSY
+        self.ctx.reactor.disarm(&self.timer)
+        want = x.begin(h, buf)
+        if want == DONE_LOCALLY:
+            # Answered already; exchange_done() chose the next state. The body, if any, is still to be skipped.
+            if self.head != NULL:
+                self.free_head()
+            return 0
+        if want == WANT_BUFFER and h.framing != FRAMING_NONE:
+            if h.framing == FRAMING_LENGTH and <int64_t> n >= h.content_length:
+                # All here: no copy at all.
+                size = <size_t> h.content_length
+                self.request_complete = True
+                if x.message(rest, size) == 0:
+                    x.dispatch(h, buf, rest, size, True, False)
+                if self.head != NULL:
+                    self.free_head()
+                return size
+            self.state = S_BUFFER
+            buf_append(&self.headbuf, buf, h.size)
+            if self.head == NULL:
+                self.head = self.ctx.detach_head(h)
+            if self.head.flags & F_EXPECT_CONTINUE and n == 0:
+                self.send(PyBytes_AS_STRING(CONTINUE), len(CONTINUE))
+            self.ctx.reactor.arm(&self.timer, self.ctx.reactor.now + self.bind.http.progress_timeout)
+            return 0
+        if want == WANT_BUFFER:
+            # POST without a body: say what is wrong with it as JSON-RPC.
+            if x.message(rest, 0) == 0:
+                x.dispatch(h, buf, rest, 0, True, False)
+        elif h.framing == FRAMING_NONE:
+            x.dispatch(h, buf, rest, 0, True, False)
+        elif h.framing == FRAMING_LENGTH:
+            size = n if <int64_t> n < h.content_length else <size_t> h.content_length
+            whole = <int64_t> size == h.content_length
+            self.reqbody.remaining -= <int64_t> size
+            used = size
+            if not whole:
+                self.state = S_BODY
+                self.ctx.reactor.arm(&self.timer, self.ctx.reactor.now + self.bind.http.progress_timeout)
+                if h.flags & F_EXPECT_CONTINUE and n == 0:
+                    self.send(PyBytes_AS_STRING(CONTINUE), len(CONTINUE))
+            x.dispatch(h, buf, rest, size, whole, False)
+        else:
+            self.state = S_BODY
+            self.ctx.reactor.arm(&self.timer, self.ctx.reactor.now + self.bind.http.progress_timeout)
+            if h.flags & F_EXPECT_CONTINUE and n == 0:
+                self.send(PyBytes_AS_STRING(CONTINUE), len(CONTINUE))
+            x.dispatch(h, buf, rest, 0, False, True)
+        if self.head != NULL and self.state != S_BUFFER:
+            self.free_head()
+        return used
+
+    cdef size_t take_body(self, const char* p, size_t n) except? 0:
+        cdef size_t used = 0
+        cdef size_t total = 0
+        cdef const char* data = NULL
+        cdef size_t size = 0
+        cdef int r
+        while True:
+            r = body_feed(&self.reqbody, p + total, n - total, &used, &data, &size, &self.bind.http.limits)
+            total += used
+            if r == BODY_DATA:
+                if self.state == S_BODY:
+                    self.exchange.body(data, size)
+                    if self.exchange is None or self.state != S_BODY:
+                        return total
+                    if self.read_paused:
+                        return total
+                elif self.state == S_BUFFER:
+                    if self.bodybuf.len + size > self.bind.http.max_buffer:
+                        self.keep_alive = False
+                        self.exchange.fail(E_TOO_LARGE, NULL, 0, 0)
+                        return total
+                    buf_append(&self.bodybuf, data, size)
+                else:
+                    self.discard_left -= <int64_t> size
+                    if self.discard_left < 0:
+                        self.linger()
+                        return n
+                continue
+            break
+        if r == BODY_ERROR:
+            self.ctx.slot.gauges[G_PARSE_ERRORS] += 1
+            self.keep_alive = False
+            if self.exchange is not None:
+                self.exchange.fail(E_MALFORMED, b"malformed chunked body", 400, 0)
+            else:
+                self.linger()
+            return total
+        if r == BODY_END:
+            if self.state == S_DISCARD:
+                self.next_request()
+            elif self.state == S_BODY:
+                self.state = S_BUSY
+                self.ctx.reactor.disarm(&self.timer)
+                self.exchange.body_end()
+            else:
+                self.buffered()
+            return total
+        self.ctx.reactor.arm(&self.timer, self.ctx.reactor.now + self.bind.http.progress_timeout)
+        if self.reqbody.framing == FRAMING_LENGTH and self.reqbody.remaining == 0:
+            # The end of a counted body needs no further octet.
+            return total + self.take_body(p + total, 0)
+        return total
+
+    cdef int buffered(self) except -1:
+        # The body is whole; head and body are ours until the request is handed on.
+        cdef Exchange x = self.exchange
+        self.state = S_BUSY
+        self.request_complete = True
+        self.ctx.reactor.disarm(&self.timer)
+        cdef const char* text = b""
+        if self.bodybuf.len:
+            text = self.bodybuf.p + self.bodybuf.off
+        if x.message(text, self.bodybuf.len) == 0:
+            x.locate_path(self.head, self.headbuf.p + self.headbuf.off)
+            x.dispatch(self.head, self.headbuf.p + self.headbuf.off, text, self.bodybuf.len, True, False)
+        buf_clear(&self.headbuf)
+        buf_clear(&self.bodybuf)
+        self.free_head()
+        return 0
+
+    # ---------------------------------------------------------------------------------------------- after it
+
+    cdef int begin_tunnel(self) except -1:
+        self.state = S_TUNNEL
+        self.keep_alive = False
+        self.ctx.reactor.disarm(&self.timer)
+        if self.inbuf.len:
+            self.exchange.body(self.inbuf.p + self.inbuf.off, self.inbuf.len)
+            buf_clear(&self.inbuf)
+        if self.readable:
+            self.ctx.reactor.defer(self)
+        return 0
+
+    cdef int resume_reading(self) except -1:
+        self.read_paused = False
+        if self.state != S_BUSY:
+            self.ctx.reactor.defer(self)
+        return 0
+
+    cdef int exchange_done(self, bint broken) except -1:
+        # The exchange is over (and already forgotten); what happens to the connection?
+        cdef int was = self.state
+        self.read_paused = False
+        if was == S_CLOSED:
+            return 0
+        if broken:
+            return self.close()
+        if was == S_TUNNEL:
+            return self.linger()
+        buf_clear(&self.headbuf)
+        buf_clear(&self.bodybuf)
+        if was == S_BUFFER or was == S_BODY or not self.request_complete:
+            # The request is not read to its end.
+            if was == S_BUFFER:
+                self.free_head()
+            if not self.keep_alive or self.reqbody.remaining > DISCARD:
+                return self.linger()
+            self.discard_left = DISCARD
+            self.state = S_DISCARD
+            self.ctx.reactor.arm(&self.timer, self.ctx.reactor.now + LINGER_NS)
+            if not self.consuming:
+                self.ctx.reactor.defer(self)
+            return 0
+        if not self.keep_alive:
+            return self.linger()
+        return self.next_request()
+
+    cdef int next_request(self) except -1:
+        self.state = S_HEAD
+        if self.ctx.draining or self.acceptor.retired:
+            return self.linger()
+        self.ctx.reactor.arm(&self.timer, self.ctx.reactor.now + (self.bind.http.progress_timeout if self.outq.len
+                                                                  else self.bind.http.idle_timeout))
+        if not self.consuming and (self.inbuf.len or self.readable):
+            self.ctx.reactor.defer(self)
+        return 0
+
+    cdef int timed_out(self, int which) except -1:
+        # No exchange exists yet: a bare answer, then the end.
+        cdef const Failure* f = failure(which)
+        cdef Out o
+        cdef bytes body = b'{"error":{"status":%d,"reason":"Timeout","message":"%b"}}' % (f.status, f.text)
+        o.p = self.ctx.reactor.scratch_out
+        o.n = 0
+        o.cap = 4096
+        o.full = False
+        build_reply(&o, f.status, b"application/json", PyBytes_AS_STRING(body), len(body), None, self.ctx.date_line, 11, True, False)
+        self.send(o.p, o.n)
+        return self.linger()
+
+    cdef int linger(self) except -1:
+        # Close in two steps: FIN behind what is queued, then wait for the peer, so that unread octets do not turn
+        # into a reset that destroys the answer on its way (RFC 9112 section 9.6).
+        self.state = S_LINGER
+        self.keep_alive = False
+        buf_clear(&self.inbuf)
+        self.free_head()
+        self.shut_write()
+        if self.peer_closed and self.outq.len == 0:
+            return self.close()
+        self.ctx.reactor.arm(&self.timer, self.ctx.reactor.now + (self.bind.http.progress_timeout if self.outq.len else LINGER_NS))
+        if self.readable and not self.consuming:
+            self.ctx.reactor.defer(self)
+        return 0
+
+    cdef int gone(self) except -1:
+        # The peer left or the connection broke.
+        cdef Exchange x = self.exchange
+        self.keep_alive = False
+        if x is not None:
+            return x.client_gone()
+        return self.close()
+
+    cdef int close(self) except -1:
+        if self.state == S_CLOSED:
+            return 0
+        self.state = S_CLOSED
+        self.ctx.slot.gauges[G_CONNECTIONS] -= 1
+        held = self.ctx.per_address.get(self.address, 0)
+        if held <= 1:
+            self.ctx.per_address.pop(self.address, None)
+        else:
+            self.ctx.per_address[self.address] = held - 1
+        self.acceptor.connections.discard(self)
+        self.ctx.reactor.disarm(&self.deadline)
+        buf_clear(&self.inbuf)
+        buf_free(&self.outq)
+        self.ctx.reactor.unregister(self)
+        return 0

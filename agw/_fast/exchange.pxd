@@ -1,0 +1,124 @@
+# One request and its response: match, admit, dispatch, relay, finish. Read exchange.pyx first.
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from agw._fast.accesslog cimport AccessLog
+from agw._fast.arena cimport Slot
+from agw._fast.forward cimport Out
+from agw._fast.http1 cimport Body, CLimits, Head
+from agw._fast.policy cimport Bind, Choice, Match, Route
+from agw._fast.pool cimport Client, Upstream
+from agw._fast.reactor cimport Reactor, Timer
+from agw._fast.router cimport ByteMap
+from agw._fast.stream cimport Buf, Stream
+
+cdef enum:
+    # Exchange.phase
+    X_FREE = 0
+    X_BUFFER                # waits for the rest of a body that must be whole
+    X_WAIT                  # waits for an upstream connection
+    X_SENT                  # request (so far) handed to the upstream; no response head yet
+    X_RESPONSE              # response head went to the client
+    X_TUNNEL                # 101: octets both ways
+
+cdef enum:
+    # What begin() decided
+    DONE_LOCALLY = 0
+    WANT_STREAM = 1
+    WANT_BUFFER = 2
+
+cdef class Context:
+    cdef readonly Reactor reactor
+    cdef readonly Slot slot
+    cdef readonly AccessLog log
+    cdef Head request_head          # scratch heads: valid during one synchronous step
+    cdef Head response_head
+    cdef CLimits response_limits
+    cdef uint32_t head_capacity
+    cdef char* path_scratch
+    cdef readonly bint draining
+    cdef uint64_t rng
+    cdef bytes date_line
+    cdef list free_exchanges
+    cdef dict per_address
+    cdef dict rpc_names
+    cdef ByteMap rpc_map
+    cdef Exchange take_exchange(self)
+    cdef uint64_t random(self) noexcept
+    cdef Head* detach_head(self, Head* shared) except NULL
+
+cdef class Downlink(Stream):
+    # What an exchange knows of the client's connection.
+    cdef Context ctx
+    cdef Bind bind
+    cdef Exchange exchange
+    cdef Timer deadline             # the exchange's total time
+    cdef char peer[72]
+    cdef uint32_t peer_len
+    cdef uint32_t peer_ip_len
+    cdef bint read_paused
+    cdef bint request_complete      # the whole request has been read
+    cdef bint keep_alive
+    cdef int begin_tunnel(self) except -1
+    cdef int exchange_done(self, bint broken) except -1
+    cdef int resume_reading(self) except -1
+
+cdef class Exchange(Client):
+    cdef Context ctx
+    cdef Downlink down
+    cdef Bind bind
+    cdef Route route
+    cdef Match match
+    cdef Choice choice
+    cdef int phase
+    cdef int64_t start_ns
+    cdef uint8_t method
+    cdef int client_version
+    cdef bint wants_upgrade
+    cdef bint event_stream
+    cdef bint replayable
+    cdef bint head_sent
+    cdef bint up_keep_alive
+    cdef bint request_chunked       # framing towards the upstream
+    cdef int retries
+    cdef int interim
+    cdef int client_framing
+    cdef const char* path
+    cdef uint32_t path_len
+    cdef Buf pending
+    cdef Buf rbuf
+    cdef Head* rhead
+    cdef Body rbody
+    cdef int status
+    cdef int reason
+    cdef const char* error
+    cdef uint64_t response_bytes
+    cdef bytes cors_lines
+    cdef Buf meta
+    cdef uint32_t method_len, path_log_len, host_len, name_len, id_len, rpc_len
+    cdef int rpc
+    cdef int name_kind
+    cdef bint is_rpc                # errors are JSON-RPC errors
+
+    cdef int begin(self, Head* h, const char* buf) except -1
+    cdef int locate_path(self, Head* h, const char* buf) except -1
+    cdef int admit(self, Head* h, const char* buf) except -1
+    cdef int redirect(self, rule, Head* h, const char* buf) except -1
+    cdef int message(self, const char* body, size_t n) except -1
+    cdef int dispatch(self, Head* h, const char* buf, const char* body, size_t n, bint complete, bint chunked) except -1
+    cdef int send_first(self, Upstream up, Out* o, const char* body, size_t n) except -1
+    cdef int body(self, const char* p, size_t n) except -1
+    cdef int body_end(self) except -1
+    cdef int respond(self, Head* h, const char* buf, const char* rest, size_t n) except -1
+    cdef int relay(self, Out* o, const char* p, size_t n) except -1
+    cdef int push(self, Out* o) except -1
+    cdef int complete(self, bint clean) except -1
+    cdef int reply(self, int status, const char* content_type, bytes body, bytes lines, int reason) except -1
+    cdef int fail(self, int which, const char* text, int status, int code) except -1
+    cdef int upstream_failed(self, int which) except -1
+    cdef int drop_upstream(self) except -1
+    cdef int client_gone(self) except -1
+    cdef int on_deadline(self) except -1
+    cdef int client_drained(self) except -1
+    cdef int finish(self, bint broken) except -1
+    cdef int note_request(self, Head* h, const char* buf) except -1

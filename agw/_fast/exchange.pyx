@@ -1,0 +1,888 @@
+# One request and its response. See exchange.pyi for the manual.
+#
+# Reading order: begin (match, admit) -> message (what the body says, for MCP) -> dispatch (rebuild, send) ->
+# on_upstream_data (response head) -> respond -> relay (body) -> complete -> finish (count, log, release).
+#
+# Rules of this file:
+# - it runs synchronously until something must be waited for, and goes on from a callback: no task, no coroutine;
+# - head offsets are valid during one step only; what must outlive it is copied into a Buf of the exchange;
+# - whoever calls into an exchange must not touch it after a call that may finish it: a finished exchange is reused;
+# - a request is sent a second time only when nothing of it can have been processed;
+# - a response that breaks off ends visibly broken: no last chunk, no invented body, connection closed.
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memchr, memcpy, strlen
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+
+import time
+from email.utils import formatdate
+
+from agw._fast.accesslog cimport AccessLog, Record
+from agw._fast.arena cimport G_EXCHANGES, G_IN_FLIGHT, G_PARSE_ERRORS, G_RELAY_PAUSES, G_RETRIES, Slot
+from agw._fast.forward cimport (E_BAD_PATH, E_BODY_CUT, E_CLIENT_GONE, E_CONNECT, E_CONNECT_TIMEOUT, E_DNS, E_INTERNAL,
+                                E_JSON, E_METHOD, E_NO_BACKEND, E_NO_LISTENER, E_NO_ROUTE, E_PROTOCOL, E_QUEUE_FULL,
+                                E_QUEUE_TIMEOUT, E_REQUEST_TIMEOUT, E_RESET, E_RESPONSE_TIMEOUT, E_TOO_LARGE, E_UPGRADE,
+                                Failure, Out, RequestContext, build_reply, build_request, build_response, failure, put,
+                                put_hex, reason_name)
+from agw._fast.http1 cimport (BODY_DATA, BODY_END, BODY_ERROR, F_CLOSE, F_EVENT_STREAM, F_LENGTH, F_UPGRADE, FRAMING_CHUNKED,
+                              FRAMING_EOF, FRAMING_LENGTH, FRAMING_NONE, H_ACR_METHOD, H_ORIGIN, M_CONNECT, M_DELETE, M_GET,
+                              M_HEAD, M_OPTIONS, M_OTHER, M_POST, M_PUT, M_TRACE, Body, CLimits, Head, Header, body_feed,
+                              body_init, equals_lower, head_free, head_init, head_reset, normalise_path,
+                              response_head_feed)
+from agw._fast.jsonrpc cimport (KIND_BATCH, KIND_NOTIFICATION, KIND_REQUEST, KIND_RESPONSE, Envelope, envelope_scan)
+from agw._fast.policy cimport Bind, Choice, Http, Match, Route
+from agw._fast.pool cimport (FAIL_CONNECT, FAIL_CONNECT_TIMEOUT, FAIL_DNS, FAIL_QUEUE_FULL, UP_ACTIVE, Client, Cluster,
+                             Upstream)
+from agw._fast.reactor cimport SCRATCH_OUT, Reactor, Timer, timer_unlink
+from agw._fast.router cimport ByteMap, Router
+from agw._fast.stream cimport HIGH_WATER, LOW_WATER, Buf, Stream, buf_append, buf_clear, buf_consume, buf_free
+
+cdef enum:
+    PATH_ROOM = 65537
+    SMALL = 2048            # octets copied behind a head rather than sent as a second part
+    MAX_INTERIM = 16        # 1xx answers to one request
+    MAX_REPLAY = 65536      # octets of a request kept for one more try
+    RPC_OTHER = 0
+    RPC_BATCH = 1
+    RPC_RESPONSE = 2
+    RPC_GET = 3
+    RPC_DELETE = 4
+
+# Label values of mcp_requests_total: a closed set, because callers choose the method.
+RPC_METHODS = (
+    ("other", ""), ("batch", ""), ("response", ""), ("GET", ""), ("DELETE", ""),
+    ("initialize", ""), ("ping", ""), ("server/discover", ""), ("subscriptions/listen", ""),
+    ("tools/list", "tool"), ("tools/call", "tool"),
+    ("prompts/list", "prompt"), ("prompts/get", "prompt"),
+    ("resources/list", "resource"), ("resources/read", "resource"), ("resources/subscribe", "resource"),
+    ("resources/unsubscribe", "resource"), ("resources/templates/list", "templates"),
+    ("completion/complete", ""), ("logging/setLevel", ""),
+    ("tasks/list", "task"), ("tasks/get", "task"), ("tasks/result", "task"), ("tasks/cancel", "task"), ("tasks/update", "task"),
+    ("notifications/initialized", ""), ("notifications/cancelled", ""), ("notifications/progress", ""),
+    ("notifications/roots/list_changed", ""),
+)
+cdef list _rpc_bytes = [name.encode() for name, _ in RPC_METHODS]
+METHODS = ("OTHER", "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
+
+
+cdef class Context:
+    def __init__(self, Reactor reactor not None, Slot slot not None, AccessLog log not None, uint64_t seed):
+        self.reactor = reactor
+        self.slot = slot
+        self.log = log
+        self.rng = seed | 1
+        self.free_exchanges = []
+        self.per_address = {}
+        self.path_scratch = <char*> malloc(PATH_ROOM)
+        if self.path_scratch == NULL:
+            raise MemoryError()
+        self.response_limits.max_line = 8192
+        self.response_limits.max_field = 32768
+        self.response_limits.max_head = 65536
+        self.response_limits.max_headers = 200
+        self.response_limits.max_chunk_line = 4096
+        self.response_limits.max_chunk_ext = 16384
+        self.response_limits.max_trailers = 8192
+        head_init(&self.response_head, &self.response_limits)
+        self.rpc_map = ByteMap(len(RPC_METHODS))
+        for i in range(5, len(RPC_METHODS)):
+            self.rpc_map.add(0, _rpc_bytes[i], i)
+        self.refresh_date()
+
+    def __dealloc__(self):
+        head_free(&self.request_head)
+        head_free(&self.response_head)
+        free(self.path_scratch)
+
+    def adopt(self, Http http not None):
+        # A new snapshot: the scratch head follows its header limit.
+        if http.limits.max_headers != self.head_capacity:
+            head_free(&self.request_head)
+            head_init(&self.request_head, &http.limits)
+            self.head_capacity = http.limits.max_headers
+
+    def refresh_date(self):
+        self.date_line = b"Date: " + formatdate(time.time(), usegmt=True).encode() + b"\r\n"
+
+    def drain(self):
+        self.draining = True
+
+    def trim(self):
+        # Called by the worker's tick: a burst's exchanges are given back, a working set is kept.
+        del self.free_exchanges[256:]
+
+    cdef uint64_t random(self) noexcept:
+        # xorshift64*: weights need spread, not secrecy.
+        self.rng ^= self.rng >> 12
+        self.rng ^= self.rng << 25
+        self.rng ^= self.rng >> 27
+        return self.rng * <uint64_t> 2685821657736338717
+
+    cdef Exchange take_exchange(self):
+        if self.free_exchanges:
+            return <Exchange> self.free_exchanges.pop()
+        return Exchange(self)
+
+    cdef Head* detach_head(self, Head* shared) except NULL:
+        # The scratch head's content moves to a head of its own; the scratch gets a new field table.
+        cdef CLimits lim
+        cdef Head* own = <Head*> malloc(sizeof(Head))
+        if own == NULL:
+            raise MemoryError()
+        own[0] = shared[0]
+        lim.max_headers = own.capacity
+        head_init(shared, &lim)
+        return own
+
+
+cdef class Downlink(Stream):
+    cdef int begin_tunnel(self) except -1:
+        return 0
+
+    cdef int exchange_done(self, bint broken) except -1:
+        return 0
+
+    cdef int resume_reading(self) except -1:
+        return 0
+
+    def __dealloc__(self):
+        timer_unlink(&self.deadline)
+
+
+cdef inline bint needs_normalising(const char* p, uint32_t n) noexcept nogil:
+    cdef uint32_t i
+    for i in range(n):
+        if p[i] == b"%" or p[i] == b"\\":
+            return True
+        if p[i] == b"/" and i + 1 < n and (p[i + 1] == b"/" or p[i + 1] == b"."):
+            return True
+    return False
+
+
+cdef class Exchange(Client):
+    def __cinit__(self, Context ctx not None):
+        self.ctx = ctx
+
+    def __dealloc__(self):
+        buf_free(&self.pending)
+        buf_free(&self.rbuf)
+        buf_free(&self.meta)
+        if self.rhead != NULL:
+            head_free(self.rhead)
+            free(self.rhead)
+
+    # ------------------------------------------------------------------------------------------ match, admit
+
+    cdef int begin(self, Head* h, const char* buf) except -1:
+        # h is complete and belongs to the caller. Returns DONE_LOCALLY (finished), WANT_STREAM or WANT_BUFFER.
+        cdef int32_t listener = -1
+        cdef int32_t found
+        self.start_ns = self.ctx.reactor.now
+        self.method = h.method
+        self.client_version = h.version
+        self.status = self.reason = 0
+        self.error = NULL
+        self.response_bytes = 0
+        self.retries = self.interim = 0
+        self.head_sent = self.event_stream = self.replayable = self.wants_upgrade = False
+        self.is_rpc = False
+        self.rpc = -1
+        self.name_kind = 0
+        self.method_len = self.path_log_len = self.host_len = self.name_len = self.id_len = self.rpc_len = 0
+        self.bind = self.down.bind
+        self.ctx.slot.gauges[G_IN_FLIGHT] += 1
+        if h.method == M_CONNECT or h.method == M_TRACE:
+            self.note_request(h, buf)
+            self.fail(E_METHOD, NULL, 0, 0)
+            return DONE_LOCALLY
+        if self.locate_path(h, buf) < 0:
+            self.note_request(h, buf)
+            self.fail(E_BAD_PATH, NULL, 0, 0)
+            return DONE_LOCALLY
+        self.note_request(h, buf)
+        found = self.bind.router.route(h, buf, self.path, self.path_len, &listener)
+        if found < 0:
+            self.fail(E_NO_LISTENER if listener < 0 else E_NO_ROUTE, NULL, 0, 0)
+            return DONE_LOCALLY
+        self.match = <Match> self.bind.matches[found]
+        self.route = self.match.route
+        if self.route.request_timeout:
+            self.ctx.reactor.arm(&self.down.deadline, self.start_ns + self.route.request_timeout)
+        return self.admit(h, buf)
+
+    cdef int locate_path(self, Head* h, const char* buf) except -1:
+        # self.path: what is routed, authorised, logged and forwarded. Points into buf or into the scratch.
+        cdef int n
+        self.path = buf + h.path_off
+        self.path_len = h.path_len
+        if self.path_len == 0:
+            self.path = b"/"
+            self.path_len = 1
+        elif self.path[0] == b"/" and needs_normalising(self.path, self.path_len):
+            n = normalise_path(self.path, self.path_len, self.ctx.path_scratch)
+            if n < 0:
+                return -1
+            self.path = self.ctx.path_scratch
+            self.path_len = <uint32_t> n
+        return 0
+
+    cdef int note_request(self, Head* h, const char* buf) except -1:
+        # For the access log only: the head is gone when the record is written.
+        if not self.ctx.log.enabled:
+            return 0
+        self.method_len = h.method_len
+        self.host_len = h.host_len
+        self.path_log_len = self.path_len
+        buf_append(&self.meta, buf + h.start, h.method_len)
+        buf_append(&self.meta, buf + h.host_off, h.host_len)
+        buf_append(&self.meta, self.path, self.path_len)
+        return 0
+
+    cdef int admit(self, Head* h, const char* buf) except -1:
+        # Route policies in phase order: cors, redirect, direct response, choice of backend.
+        cdef Route route = self.route
+        cdef Http http = self.bind.http
+        cdef uint32_t i
+        cdef bytes origin
+        cdef bint asks = False
+        if route.cors is not None:
+            origin = None
+            for i in range(h.nheaders):
+                if h.headers[i].id == H_ORIGIN:
+                    origin = buf[h.headers[i].value_off:h.headers[i].value_off + h.headers[i].value_len]
+                elif h.headers[i].id == H_ACR_METHOD:
+                    asks = True
+            if origin is not None:
+                if h.method == M_OPTIONS and asks:
+                    self.reply(200, NULL, b"", route.cors.preflight(origin), 1)
+                    return DONE_LOCALLY
+                self.cors_lines = route.cors.response_lines(origin)
+        if route.redirect is not None:
+            return self.redirect(route.redirect, h, buf)
+        if route.direct is not None:
+            status, body, lines = route.direct
+            self.reply(status, NULL, body, lines, 1)
+            return DONE_LOCALLY
+        self.choice = route.choose(self.ctx.random())
+        if self.choice is None:
+            self.fail(E_NO_BACKEND, NULL, 0, 0)
+            return DONE_LOCALLY
+        if self.choice.redirect is not None:
+            return self.redirect(self.choice.redirect, h, buf)
+        if self.choice.cluster.is_mcp:
+            self.is_rpc = True
+            if h.method == M_POST:
+                if h.content_length > <int64_t> http.max_buffer:
+                    self.fail(E_TOO_LARGE, NULL, 0, 0)
+                    return DONE_LOCALLY
+                return WANT_BUFFER
+            if h.method == M_GET:
+                self.rpc = RPC_GET
+            elif h.method == M_DELETE:
+                self.rpc = RPC_DELETE
+            elif h.method != M_OPTIONS and h.method != M_HEAD:
+                self.fail(E_METHOD, NULL, 0, 0)
+                return DONE_LOCALLY
+        elif h.flags & F_UPGRADE and h.version == 11 and h.upgrade_len and h.framing == FRAMING_NONE \
+                and not (h.upgrade_len >= 3 and equals_lower(buf + h.upgrade_off, b"h2c", 3)):
+            self.wants_upgrade = True
+        return WANT_STREAM
+
+    def redirect_lines(self, bytes location):
+        return b"Location: " + location + b"\r\n"
+
+    cdef int redirect(self, rule, Head* h, const char* buf) except -1:
+        cdef bytes host = buf[h.host_off:h.host_off + h.host_len]
+        cdef bytes path = self.path[:self.path_len]
+        cdef bytes query = buf[h.query_off:h.query_off + h.query_len] if h.has_query else None
+        self.reply(rule.status, NULL, b"", self.redirect_lines(rule.location(host, path, query, self.match.prefix_len)), 1)
+        return DONE_LOCALLY
+
+    # --------------------------------------------------------------------------------------- message, dispatch
+
+    cdef int message(self, const char* body, size_t n) except -1:
+        # What a JSON-RPC body says. 0: fine; 1: refused and finished.
+        cdef Envelope e
+        cdef int32_t rpc
+        if envelope_scan(body, <uint32_t> n, &e, 64) < 0:
+            if e.id_kind == 1 or e.id_kind == 2:
+                self.id_len = e.id.len if e.id.len <= 1024 else 0
+                buf_append(&self.meta, body + e.id.off, self.id_len)
+            self.fail(E_JSON, e.problem, 0, e.code)
+            return 1
+        if e.kind == KIND_BATCH:
+            self.rpc = RPC_BATCH
+            return 0
+        if e.kind == KIND_RESPONSE:
+            self.rpc = RPC_RESPONSE
+            return 0
+        rpc = self.ctx.rpc_map.find(0, body + e.method.off, e.method.len)
+        self.rpc = RPC_OTHER if rpc < 0 else rpc
+        if e.kind == KIND_REQUEST and e.id.len <= 1024:
+            self.id_len = e.id.len
+            buf_append(&self.meta, body + e.id.off, e.id.len)
+        if self.ctx.log.enabled:
+            self.rpc_len = e.method.len if e.method.len <= 128 else 0
+            buf_append(&self.meta, body + e.method.off, self.rpc_len)
+            if e.name.len and e.name.len <= 1024:
+                self.name_kind = 2 if self.rpc == 12 else 1
+                self.name_len = e.name.len
+                buf_append(&self.meta, body + e.name.off, e.name.len)
+            elif e.uri.len and e.uri.len <= 1024:
+                self.name_kind = 3
+                self.name_len = e.uri.len
+                buf_append(&self.meta, body + e.uri.off, e.uri.len)
+        return 0
+
+    cdef int dispatch(self, Head* h, const char* buf, const char* body, size_t n, bint complete, bint chunked) except -1:
+        # Rebuild the request and hand it (with the first n octets of its body) to an upstream connection.
+        # `complete`: that was the whole body. `chunked`: the body goes on in chunks of our own making.
+        cdef Out o
+        cdef RequestContext rc
+        cdef Cluster cluster = self.choice.cluster
+        cdef Upstream up
+        cdef bytes built
+        o.p = self.ctx.reactor.scratch_out
+        o.n = 0
+        o.cap = SCRATCH_OUT
+        o.full = False
+        rc.path = self.path
+        rc.path_len = self.path_len
+        if self.choice.path is not None:
+            rc.path = PyBytes_AS_STRING(self.choice.path)
+            rc.path_len = <uint32_t> PyBytes_GET_SIZE(self.choice.path)
+        elif self.choice.path_prefix is not None:
+            built = self.choice.path_prefix + self.path[self.match.prefix_len:self.path_len]
+            if not built.startswith(b"/"):
+                built = b"/" + built
+            rc.path = PyBytes_AS_STRING(built)
+            rc.path_len = <uint32_t> PyBytes_GET_SIZE(built)
+        rc.peer = self.down.peer
+        rc.peer_len = self.down.peer_ip_len
+        rc.upgrade = self.wants_upgrade
+        self.request_chunked = chunked
+        if chunked:
+            rc.framing = FRAMING_CHUNKED
+            rc.length = 0
+        elif h.framing == FRAMING_CHUNKED:
+            # It was chunked and is whole now.
+            rc.framing = FRAMING_LENGTH
+            rc.length = <int64_t> n
+        else:
+            rc.framing = h.framing
+            rc.length = h.content_length if h.content_length > 0 else 0
+        if build_request(&o, h, buf, self.choice, self.bind.http, &rc) < 0:
+            return self.fail(E_INTERNAL, NULL, 0, 0)
+        if chunked:
+            if n:
+                put_hex(&o, n)
+                put(&o, b"\r\n", 2)
+                put(&o, body, n)
+                put(&o, b"\r\n", 2)
+            if complete:
+                put(&o, b"0\r\n\r\n", 5)
+            n = 0
+        elif n and n <= SMALL:
+            put(&o, body, n)
+            n = 0
+        self.down.request_complete = complete
+        self.replayable = complete and (h.method == M_GET or h.method == M_HEAD or h.method == M_PUT or h.method == M_DELETE
+                                        or h.method == M_OPTIONS) and o.n + n <= MAX_REPLAY and not self.wants_upgrade
+        if self.rpc >= 0:
+            self.ctx.slot.count_mcp(self.route.label, cluster.label, <uint32_t> self.rpc)
+        up = cluster.acquire(self, False)
+        if up is None:
+            self.phase = X_WAIT
+            buf_append(&self.pending, o.p, o.n)
+            if n:
+                buf_append(&self.pending, body, n)
+            return 0
+        return self.send_first(up, &o, body, n)
+
+    cdef int send_first(self, Upstream up, Out* o, const char* body, size_t n) except -1:
+        cdef Cluster cluster = self.choice.cluster
+        cdef int r
+        if self.replayable:
+            buf_append(&self.pending, o.p, o.n)
+            if n:
+                buf_append(&self.pending, body, n)
+        while True:
+            r = up.send2(o.p, o.n, body, n) if n else up.send(o.p, o.n)
+            if r == 0:
+                break
+            # A pooled connection that died: the kernel took nothing, so another one may be used, whatever the method.
+            up.close()
+            self.upstream = None
+            up = cluster.acquire(self, False)
+            if up is None:
+                self.phase = X_WAIT
+                if not self.replayable:
+                    buf_append(&self.pending, o.p, o.n)
+                    if n:
+                        buf_append(&self.pending, body, n)
+                return 0
+        self.phase = X_SENT
+        self.ctx.reactor.arm(&up.timer, self.ctx.reactor.now
+                             + (self.choice.response_timeout if self.choice.response_timeout else cluster.response_timeout))
+        if up.outq.len > HIGH_WATER:
+            self.down.read_paused = True
+        return 0
+
+    cdef int on_upstream_ready(self, Upstream up) except -1:
+        # A connection for a waiting request; everything so far is in `pending`.
+        cdef int64_t patience = self.choice.response_timeout if self.choice.response_timeout else self.choice.cluster.response_timeout
+        if up.send(self.pending.p + self.pending.off, self.pending.len) < 0:
+            if up.reused:
+                up.close()
+                self.upstream = None
+                up = self.choice.cluster.acquire(self, False)
+                return 0 if up is None else self.on_upstream_ready(up)
+            return self.upstream_failed(E_RESET)
+        if not self.replayable:
+            buf_clear(&self.pending)
+        self.phase = X_TUNNEL if self.phase == X_TUNNEL else X_SENT
+        self.ctx.reactor.arm(&up.timer, self.ctx.reactor.now + patience)
+        if self.down.read_paused and up.outq.len <= HIGH_WATER:
+            self.down.resume_reading()
+        return up.pump() if up.readable else 0
+
+    cdef int on_upstream_failed(self, int why) except -1:
+        if why == FAIL_CONNECT:
+            return self.fail(E_CONNECT, NULL, 0, 0)
+        if why == FAIL_CONNECT_TIMEOUT:
+            return self.fail(E_CONNECT_TIMEOUT, NULL, 0, 0)
+        if why == FAIL_DNS:
+            return self.fail(E_DNS, NULL, 0, 0)
+        return self.fail(E_QUEUE_FULL if why == FAIL_QUEUE_FULL else E_QUEUE_TIMEOUT, NULL, 0, 0)
+
+    cdef int body(self, const char* p, size_t n) except -1:
+        # More of the request's body (or of the tunnel). Sets down.read_paused when enough is queued.
+        cdef char head[24]
+        cdef Out o
+        cdef Upstream up = self.upstream
+        cdef int r
+        o.p = head
+        o.n = 0
+        o.cap = 24
+        o.full = False
+        if self.request_chunked and self.phase != X_TUNNEL:
+            put_hex(&o, n)
+            put(&o, b"\r\n", 2)
+        if up is None:
+            if self.phase != X_WAIT:
+                return 0
+            buf_append(&self.pending, head, o.n)
+            buf_append(&self.pending, p, n)
+            if self.request_chunked:
+                buf_append(&self.pending, b"\r\n", 2)
+            self.down.read_paused = self.pending.len > HIGH_WATER
+            return 0
+        r = up.send2(head, o.n, p, n) if o.n else up.send(p, n)
+        if r == 0 and self.request_chunked and self.phase != X_TUNNEL:
+            r = up.send(b"\r\n", 2)
+        if r < 0:
+            # The answer may be on its way already (early response, then close): let the read side decide.
+            up.readable = True
+            self.ctx.reactor.defer(up)
+            return 0
+        if self.phase == X_SENT:
+            self.ctx.reactor.arm(&up.timer, self.ctx.reactor.now + self.choice.cluster.response_timeout)
+        if up.outq.len > HIGH_WATER:
+            self.down.read_paused = True
+            self.ctx.slot.gauges[G_RELAY_PAUSES] += 1
+        return 0
+
+    cdef int body_end(self) except -1:
+        cdef Upstream up = self.upstream
+        self.down.request_complete = True
+        if not self.request_chunked:
+            return 0
+        if up is None:
+            if self.phase == X_WAIT:
+                buf_append(&self.pending, b"0\r\n\r\n", 5)
+            return 0
+        up.send(b"0\r\n\r\n", 5)
+        return 0
+
+    cdef int on_upstream_drain(self) except -1:
+        if self.down.read_paused:
+            self.down.resume_reading()
+        return 0
+
+    # ---------------------------------------------------------------------------------------------- response
+
+    cdef int on_upstream_data(self, char* p, size_t n) except -1:
+        cdef Head* h
+        cdef Upstream up = self.upstream
+        cdef int r
+        cdef Out o
+        cdef const char* at = p
+        cdef size_t left = n
+        if self.phase == X_RESPONSE:
+            o.p = self.ctx.reactor.scratch_out
+            o.n = 0
+            o.cap = SCRATCH_OUT
+            o.full = False
+            return self.relay(&o, p, n)
+        if self.phase == X_TUNNEL:
+            self.ctx.reactor.arm(&up.timer, self.ctx.reactor.now + self.bind.http.stream_idle_timeout)
+            if self.down.send(p, n) < 0:
+                return self.client_gone()
+            if self.down.outq.len > HIGH_WATER:
+                up.paused = True
+            return 0
+        # A response head, maybe behind interim ones.
+        if self.replayable:
+            self.replayable = False
+            buf_clear(&self.pending)
+        h = &self.ctx.response_head
+        if self.rhead != NULL:
+            h = self.rhead
+            buf_append(&self.rbuf, p, n)
+            at = self.rbuf.p + self.rbuf.off
+            left = self.rbuf.len
+        else:
+            head_reset(h)
+        while True:
+            r = response_head_feed(h, at, <uint32_t> min(left, <size_t> self.ctx.response_limits.max_head + 2),
+                                   &self.ctx.response_limits, self.method)
+            if r < 0:
+                return self.upstream_failed(E_PROTOCOL)
+            if r == 0:
+                if self.rhead == NULL:
+                    self.rhead = self.ctx.detach_head(h)
+                    buf_append(&self.rbuf, at, left)
+                elif at != self.rbuf.p + self.rbuf.off:
+                    buf_consume(&self.rbuf, <size_t> (at - (self.rbuf.p + self.rbuf.off)))
+                return 0
+            if h.status >= 200 or h.status == 101:
+                break
+            self.interim += 1
+            if self.interim > MAX_INTERIM:
+                return self.upstream_failed(E_PROTOCOL)
+            if h.status != 100 and self.client_version == 11:
+                o.p = self.ctx.reactor.scratch_out
+                o.n = 0
+                o.cap = SCRATCH_OUT
+                o.full = False
+                build_response(&o, h, at, None, None, self.bind.http, 11, FRAMING_NONE, False, False)
+                if self.down.send(o.p, o.n) < 0:
+                    return self.client_gone()
+            at += h.size
+            left -= h.size
+            head_reset(h)
+        return self.respond(h, at, at + h.size, left - h.size)
+
+    cdef int respond(self, Head* h, const char* buf, const char* rest, size_t n) except -1:
+        cdef Out o
+        cdef Upstream up = self.upstream
+        cdef bint close
+        cdef int framing
+        o.p = self.ctx.reactor.scratch_out
+        o.n = 0
+        o.cap = SCRATCH_OUT
+        o.full = False
+        if h.status == 101:
+            if not self.wants_upgrade or not h.flags & F_UPGRADE or not h.upgrade_len:
+                return self.upstream_failed(E_UPGRADE)
+            self.status = 101
+            if build_response(&o, h, buf, self.choice.response_edits, self.cors_lines, self.bind.http, 11, FRAMING_NONE,
+                              False, True) < 0:
+                return self.upstream_failed(E_PROTOCOL)
+            put(&o, rest, n)
+            self.phase = X_TUNNEL
+            self.head_sent = True
+            self.ctx.reactor.arm(&up.timer, self.ctx.reactor.now + self.bind.http.stream_idle_timeout)
+            self.ctx.reactor.disarm(&self.down.deadline)
+            if self.down.send(o.p, o.n) < 0:
+                return self.client_gone()
+            return self.down.begin_tunnel()
+        self.status = h.status
+        self.event_stream = h.flags & F_EVENT_STREAM
+        self.up_keep_alive = h.keep_alive
+        body_init(&self.rbody, h.framing, h.content_length)
+        framing = h.framing
+        if self.client_version == 10 and framing == FRAMING_CHUNKED:
+            framing = FRAMING_EOF
+        elif framing == FRAMING_EOF and self.client_version == 11:
+            framing = FRAMING_EOF
+        self.client_framing = framing
+        close = not self.down.keep_alive or self.ctx.draining or framing == FRAMING_EOF or not self.down.request_complete
+        if close:
+            self.down.keep_alive = False
+        if build_response(&o, h, buf, self.choice.response_edits, self.cors_lines, self.bind.http, self.client_version, framing,
+                          close, False) < 0:
+            return self.upstream_failed(E_PROTOCOL)
+        self.phase = X_RESPONSE
+        self.head_sent = True
+        return self.relay(&o, rest, n)
+
+    cdef int relay(self, Out* o, const char* p, size_t n) except -1:
+        # Body octets from the upstream, behind whatever already is in `o`.
+        cdef size_t used = 0
+        cdef const char* data = NULL
+        cdef size_t size = 0
+        cdef int r
+        cdef Upstream up = self.upstream
+        while True:
+            r = body_feed(&self.rbody, p, n, &used, &data, &size, &self.ctx.response_limits)
+            p += used
+            n -= used
+            if r != BODY_DATA:
+                break
+            self.response_bytes += size
+            if self.client_framing == FRAMING_CHUNKED:
+                put_hex(o, size)
+                put(o, b"\r\n", 2)
+                put(o, data, size)
+                put(o, b"\r\n", 2)
+                if o.n > SCRATCH_OUT - 70000 and self.push(o) < 0:
+                    return self.client_gone()
+            elif o.n == 0:
+                if self.down.send(data, size) < 0:
+                    return self.client_gone()
+            elif size <= SMALL:
+                put(o, data, size)
+            else:
+                if self.down.send2(o.p, o.n, data, size) < 0:
+                    return self.client_gone()
+                o.n = 0
+        if r == BODY_END:
+            if self.client_framing == FRAMING_CHUNKED and self.rbody.framing == FRAMING_CHUNKED:
+                put(o, b"0\r\n\r\n", 5)
+            if self.push(o) < 0:
+                return self.client_gone()
+            return self.complete(n == 0)
+        if self.push(o) < 0:
+            return self.client_gone()
+        if r == BODY_ERROR:
+            return self.upstream_failed(E_BODY_CUT)
+        self.ctx.reactor.arm(&up.timer, self.ctx.reactor.now + (self.bind.http.stream_idle_timeout if self.event_stream
+                                                                 else self.bind.http.progress_timeout))
+        if self.down.peer_closed and self.event_stream:
+            return self.client_gone()
+        if self.down.outq.len > HIGH_WATER:
+            up.paused = True
+            self.ctx.slot.gauges[G_RELAY_PAUSES] += 1
+        if self.down.outq.len:
+            # A reader that makes no progress is cut.
+            self.ctx.reactor.arm(&self.down.timer, self.ctx.reactor.now + self.bind.http.progress_timeout)
+        return 0
+
+    cdef int push(self, Out* o) except -1:
+        # 0; a broken client is -2 (never -1, which means an exception).
+        if o.n:
+            if self.down.send(o.p, o.n) < 0:
+                return -2
+            o.n = 0
+        return 0
+
+    cdef int complete(self, bint clean) except -1:
+        # The response is over. `clean`: the upstream sent nothing behind it.
+        cdef Upstream up = self.upstream
+        self.upstream = None
+        if clean and self.up_keep_alive and self.down.request_complete and up.outq.len == 0:
+            self.choice.cluster.release(up)
+        else:
+            up.close()
+        return self.finish(False)
+
+    cdef int client_drained(self) except -1:
+        # The client took what was queued.
+        cdef Upstream up = self.upstream
+        if up is not None and up.paused and self.down.outq.len <= LOW_WATER:
+            up.resume()
+        return 0
+
+    cdef int on_upstream_eof(self, bint broken) except -1:
+        cdef Upstream up = self.upstream
+        if self.phase == X_RESPONSE:
+            if self.rbody.framing == FRAMING_EOF and not broken:
+                self.up_keep_alive = False
+                return self.complete(True)
+            return self.upstream_failed(E_BODY_CUT)
+        if self.phase == X_TUNNEL:
+            self.drop_upstream()
+            return self.finish(False)
+        if self.rhead == NULL and self.replayable and up is not None and up.reused and self.retries == 0 and not self.head_sent:
+            # Idempotent, pooled, and not one octet of an answer: RFC 9110 section 9.2.2 allows one more try.
+            self.retries += 1
+            self.ctx.slot.gauges[G_RETRIES] += 1
+            self.drop_upstream()
+            self.phase = X_WAIT
+            self.choice.cluster.acquire(self, True)
+            return 0
+        return self.upstream_failed(E_RESET if self.rhead == NULL else E_PROTOCOL)
+
+    cdef int on_upstream_timeout(self) except -1:
+        cdef Upstream up = self.upstream
+        if self.phase == X_SENT:
+            return self.upstream_failed(E_RESPONSE_TIMEOUT)
+        if up.paused:
+            # The client is the slow one; its own timer decides.
+            self.ctx.reactor.arm(&up.timer, self.ctx.reactor.now + self.bind.http.progress_timeout)
+            return 0
+        return self.upstream_failed(E_BODY_CUT)
+
+    # ------------------------------------------------------------------------------------------- ends
+
+    cdef int drop_upstream(self) except -1:
+        cdef Upstream up = self.upstream
+        if self.waiting:
+            self.choice.cluster.forget(self)
+        if up is not None:
+            self.upstream = None
+            up.close()
+        return 0
+
+    cdef int upstream_failed(self, int which) except -1:
+        self.drop_upstream()
+        return self.fail(which, NULL, 0, 0)
+
+    cdef int reply(self, int status, const char* content_type, bytes body, bytes lines, int reason) except -1:
+        # An answer of our own; ends the exchange.
+        cdef Out o
+        cdef bint close = not self.down.keep_alive or self.ctx.draining
+        cdef bytes extra = lines if lines is not None else b""
+        if close:
+            self.down.keep_alive = False
+        if self.cors_lines is not None:
+            extra = extra + self.cors_lines
+        if self.route is not None and self.route.reply_edits is not None:
+            extra = extra + self.route.reply_edits.lines
+        self.status = status
+        self.reason = reason
+        self.head_sent = True
+        o.p = self.ctx.reactor.scratch_out
+        o.n = 0
+        o.cap = SCRATCH_OUT
+        o.full = False
+        if build_reply(&o, status, content_type, NULL, <size_t> PyBytes_GET_SIZE(body), extra, self.ctx.date_line,
+                       self.client_version if self.client_version else 11, close, True) < 0:
+            return self.finish(True)
+        if self.method != M_HEAD and PyBytes_GET_SIZE(body) and status != 204 and status != 304:
+            self.response_bytes = <uint64_t> PyBytes_GET_SIZE(body)
+            if self.down.send2(o.p, o.n, PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body)) < 0:
+                return self.finish(True)
+        elif self.down.send(o.p, o.n) < 0:
+            return self.finish(True)
+        return self.finish(False)
+
+    cdef int fail(self, int which, const char* text, int status, int code) except -1:
+        # Every error ends here: mapped once, to the caller's protocol. `text`, `status`, `code` override the table's.
+        cdef const Failure* f = failure(which)
+        cdef bytes message = text if text != NULL else f.text
+        cdef bytes reason = reason_name(f.reason) if f.reason else b"Internal"
+        cdef bytes body, ident
+        cdef bytes lines = None
+        if status == 0:
+            status = f.status
+        self.error = text if text != NULL else f.text
+        self.reason = f.reason
+        self.drop_upstream()
+        if self.head_sent:
+            # Too late for an answer: end it visibly broken.
+            self.down.keep_alive = False
+            return self.finish(True)
+        if which == E_CLIENT_GONE:
+            self.status = status
+            return self.finish(True)
+        if which == E_METHOD:
+            lines = b"Allow: GET, POST, DELETE\r\n" if self.is_rpc else b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"
+        if self.is_rpc:
+            ident = b"null"
+            if self.id_len:
+                start = self.method_len + self.host_len + self.path_log_len
+                ident = self.meta.p[self.meta.off + start:self.meta.off + start + self.id_len]
+            body = b'{"jsonrpc":"2.0","id":%b,"error":{"code":%d,"message":"%b","data":{"reason":"%b","status":%d}}}' % (
+                ident, code if code else f.code, message.replace(b'"', b"'"), reason, status)
+        else:
+            body = b'{"error":{"status":%d,"reason":"%b","message":"%b"}}' % (status, reason, message.replace(b'"', b"'"))
+        return self.reply(status, b"application/json", body, lines, f.reason)
+
+    cdef int client_gone(self) except -1:
+        # The client's connection broke or left; whatever runs upstream for it is cut.
+        if self.head_sent:
+            self.error = failure(E_CLIENT_GONE).text
+            self.reason = failure(E_CLIENT_GONE).reason
+            self.drop_upstream()
+            return self.finish(True)
+        return self.fail(E_CLIENT_GONE, NULL, 0, 0)
+
+    cdef int on_deadline(self) except -1:
+        return self.upstream_failed(E_BODY_CUT if self.head_sent else E_REQUEST_TIMEOUT)
+
+    cdef int finish(self, bint broken) except -1:
+        # Count, log, release. Afterwards this object belongs to the freelist.
+        cdef Downlink down = self.down
+        cdef Slot slot = self.ctx.slot
+        cdef int64_t took = self.ctx.reactor.now - self.start_ns
+        cdef Record r
+        cdef const char* at
+        cdef bytes endpoint = None
+        cdef Cluster cluster = self.choice.cluster if self.choice is not None else None
+        slot.gauges[G_IN_FLIGHT] -= 1
+        slot.gauges[G_EXCHANGES] += 1
+        slot.observe(slot.row(self.route.label if self.route is not None else self.bind.label,
+                              cluster.label if cluster is not None else 0xFFFF, self.method, <uint32_t> self.status,
+                              <uint32_t> self.reason), took, self.response_bytes)
+        if self.ctx.log.enabled:
+            r.wall_ns = self.ctx.reactor.wall
+            r.duration_ns = took
+            r.fields = PyBytes_AS_STRING(self.route.log_fields if self.route is not None else self.bind.log_fields)
+            r.fields_len = <uint32_t> PyBytes_GET_SIZE(self.route.log_fields if self.route is not None else self.bind.log_fields)
+            r.peer = down.peer
+            r.peer_len = down.peer_len
+            r.endpoint_len = 0
+            r.target_len = 0
+            r.protocol = NULL
+            if cluster is not None:
+                endpoint = cluster.endpoint_text
+                r.endpoint = PyBytes_AS_STRING(endpoint)
+                r.endpoint_len = <uint32_t> PyBytes_GET_SIZE(endpoint)
+                r.protocol = b"mcp" if cluster.is_mcp else b"http"
+                if cluster.is_mcp:
+                    r.target = PyBytes_AS_STRING(cluster.target_text)
+                    r.target_len = <uint32_t> PyBytes_GET_SIZE(cluster.target_text)
+            at = self.meta.p + self.meta.off
+            r.method = at
+            r.method_len = self.method_len
+            at += self.method_len
+            r.host = at
+            r.host_len = self.host_len
+            at += self.host_len
+            r.path = at
+            r.path_len = self.path_log_len
+            at += self.path_log_len + self.id_len
+            r.rpc = at
+            r.rpc_len = self.rpc_len
+            at += self.rpc_len
+            r.name = at
+            r.name_len = self.name_len
+            r.name_kind = self.name_kind
+            r.version = self.client_version
+            r.status = self.status
+            r.retries = self.retries
+            r.reason = reason_name(self.reason)
+            r.error = self.error
+            self.ctx.log.add(&r)
+        self.ctx.reactor.disarm(&down.deadline)
+        self.phase = X_FREE
+        self.route = None
+        self.match = None
+        self.choice = None
+        self.bind = None
+        self.down = None
+        self.cors_lines = None
+        buf_clear(&self.pending)
+        buf_clear(&self.rbuf)
+        buf_clear(&self.meta)
+        if self.rhead != NULL:
+            head_free(self.rhead)
+            free(self.rhead)
+            self.rhead = NULL
+        # The freelist's reference keeps this object alive while callers unwind; trim() shortens the list between turns.
+        self.ctx.free_exchanges.append(self)
+        down.exchange = None
+        return down.exchange_done(broken)

@@ -1,0 +1,71 @@
+# What a route does to a request, compiled to data. Built by agw.runtime.compile, read by the exchange.
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from agw._fast.http1 cimport CLimits, Head
+from agw._fast.pool cimport Cluster
+from agw._fast.router cimport Router
+
+cdef class HeaderEdits:
+    cdef readonly tuple drop            # lower-case names
+    cdef readonly bytes lines           # "name: value\r\n" of set and add
+    cdef bint drops(self, const char* name, uint32_t n) noexcept
+
+cdef class Cors:
+    cdef bint any_origin
+    cdef frozenset exact
+    cdef tuple patterns                 # (scheme, suffix, port)
+    cdef bint credentials
+    cdef bytes preflight_lines
+    cdef bytes expose_line
+    cdef bytes allowed(self, bytes origin)
+    cdef bytes response_lines(self, bytes origin)
+    cdef bytes preflight(self, bytes origin)
+
+cdef class Choice:
+    cdef readonly Cluster cluster
+    cdef readonly uint32_t weight
+    cdef readonly HeaderEdits request_edits
+    cdef readonly HeaderEdits response_edits
+    cdef readonly bytes host            # None: the client's Host goes through
+    cdef readonly bytes host_part       # replaces the host or the port only; see host_mode
+    cdef readonly int host_mode         # 0 fixed or kept, 1 host part, 2 port part
+    cdef readonly bytes path            # whole path, or None
+    cdef readonly bytes path_prefix     # replaces the matched prefix, or None
+    cdef readonly object redirect
+    cdef readonly int64_t response_timeout
+
+cdef class Route:
+    cdef readonly str name
+    cdef readonly uint32_t label
+    cdef readonly tuple labels          # bind, gateway, listener, route, rule
+    cdef readonly bytes log_fields      # JSON fragment with the label fields
+    cdef readonly list choices
+    cdef readonly uint32_t total_weight
+    cdef readonly Cors cors
+    cdef readonly HeaderEdits reply_edits   # response edits that also apply to local replies
+    cdef readonly object redirect
+    cdef readonly object direct             # (status, body, header lines)
+    cdef readonly int64_t request_timeout
+    cdef Choice choose(self, uint64_t random)
+
+cdef class Match:
+    cdef readonly Route route
+    cdef readonly uint32_t prefix_len
+
+cdef class Http:
+    cdef CLimits limits
+    cdef readonly uint64_t max_buffer
+    cdef readonly int64_t header_timeout, first_byte_timeout, progress_timeout, idle_timeout, stream_idle_timeout
+    cdef readonly int64_t max_connection
+    cdef readonly uint32_t max_requests, max_connections, max_per_address
+    cdef readonly bint lowercase
+    cdef readonly int forwarded         # 0 off, 1 replace, 2 append
+
+cdef class Bind:
+    cdef readonly str key
+    cdef readonly Router router
+    cdef readonly list matches          # of Match, by the router's value
+    cdef readonly Http http
+    cdef readonly bytes log_fields      # JSON fragment for requests without a route
+    cdef readonly uint32_t label

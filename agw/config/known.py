@@ -1,0 +1,74 @@
+"""Keys and values agentgateway knows and agw does not implement yet, by model struct.
+
+A file that uses one is refused as exactly that, not as a typing error. Names only; kept in step with agentgateway's
+schema by a test that runs where the schema is at hand. Implementing a key means moving it from here into the model.
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+_AUTH = "apiKey authorization basicAuth extAuthz extProc jwtAuth oidc transformations"
+_UPSTREAM = "backendAuth backendTLS backendTunnel transformations"
+
+
+def _table(**keys: str) -> MappingProxyType[str, frozenset[str]]:
+    return MappingProxyType({name: frozenset(text.split()) for name, text in keys.items()})
+
+
+KEYS = _table(
+    Config="llm routeGroups services tcpRoutes ui workloads",
+    ProcessConfig=(
+        "additionalTrustDomains caAddress caAuthToken clusterId connectionMinTerminationDeadline customFunctions "
+        "database enableIpv6 gateway hbone histograms localXdsPath mcp modelCatalog namespace network sensitiveHeaders "
+        "serviceAccount session skipValidateTrustDomain spiffe standardAttributes storage tracing trustDomain "
+        "xdsAddress xdsAuthToken"
+    ),
+    Logging="database fields filter format",
+    Metrics="fields remove",
+    BackendDefaults="keepalives",
+    Dns="edns0 lookupFamily",
+    FrontendHttp=(
+        "http2ConnectionWindowSize http2FrameSize http2KeepaliveInterval http2KeepaliveTimeout http2MaxHeaderSize "
+        "http2WindowSize"
+    ),
+    AccessLog="add database filter otlp remove",
+    FrontendPolicies="connect logging networkAuthorization networkExtAuthz proxy proxyProtocol tcp tls tracing",
+    DirectResponse="bodyExpression conditional",
+    RoutePolicies=(
+        f"{_AUTH} {_UPSTREAM} a2a ai buffer csrf delay localRateLimit mcpAuthentication mcpAuthorization mcpGuardrails "
+        "remoteRateLimit requestMirror retry"
+    ),
+    BackendPolicies=(
+        f"{_UPSTREAM} a2a ai authorization extAuthz health http inferenceRouting mcpAuthorization mcpGuardrails "
+        "sessionAffinity tcp"
+    ),
+    TargetPolicies=f"{_UPSTREAM} http tcp",
+    GatewayPolicies=_AUTH,
+    RouteTarget="kind",
+    PolicyTarget="listenerSet",
+    BackendTarget="service",
+    BackendName="section",
+    McpTarget="openapi sse stdio",
+    RouteBackend="ai aws dynamic internal invalid routeGroup service",
+    NamedBackend="ai aws internal",
+    GatewayListener=f"{_AUTH} tls",
+    Gateway=f"{_AUTH} tls",
+    BindListener="tcpRoutes tls",
+)
+
+VALUES = _table(
+    **{
+        "Gateway.protocol": "HTTPS TCP TLS",
+        "GatewayListener.protocol": "HTTPS TCP TLS",
+        "BindListener.protocol": "HTTPS TLS TCP HBONE",
+        "Bind.tunnelProtocol": "hboneWaypoint hboneGateway proxy connect",
+        "Bind.mode": "internal",
+        "McpBackend.statefulMode": "stateless",
+        "McpBackend.prefixMode": "always",
+        "McpBackend.failureMode": "failOpen",
+        "SimpleMcp.statefulMode": "stateless",
+        "SimpleMcp.prefixMode": "always",
+        "SimpleMcp.failureMode": "failOpen",
+    }
+)

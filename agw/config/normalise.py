@@ -1,0 +1,243 @@
+"""A configuration to its plan: nothing is left to decide afterwards.
+
+What happens where:
+- policies are merged by `agw.config.policies`, whose module text gives the order; the merged result of a route may
+  differ between listeners, and then the plan has the route once per result;
+- a route without name is `route<i>` by its position in its list; the route of the `mcp` block is `mcp`;
+- a route without matches matches the prefix `/`; without hostnames, or with `*`, any host;
+- hosts become clusters by `agw.config.clusters`, ports become binds by `agw.config.listeners`;
+- the `mcp` block serves exactly `/mcp`. agentgateway's `/sse` belongs to it as well and is not implemented yet, so no
+  route claims it;
+- `urlRewrite.authority` that is not given stays `unset`: the data plane then sends the cluster's authority.
+
+Problems are recorded, never raised; a plan built with problems must not be used.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from agw.config import values
+from agw.config.check import Context, MatchKey, Names, Ports, hostnames_meet
+from agw.config.clusters import MCP_PATH, Clusters
+from agw.config.listeners import DEFAULT, Listener, Listeners
+from agw.config.model import BindRoute, Config, NamedMatch, PathMatch, RouteMatch, SimpleMcp, ValueMatch
+from agw.config.policies import PolicySet, Targeted, convert, plan_of
+from agw.config.problem import Path
+from agw.config.process import access_log_plan, cluster_defaults, http_plan, process_plan
+from agw.runtime.plan import BackendRef, MatchPlan, NamedPattern, Pattern, Plan, RoutePlan
+
+_ROOT_KEY: MatchKey = ("prefix", "/", "", (), ())
+_PathKind = Literal["exact", "prefix", "regex"]
+_PSEUDO_HEADERS = frozenset((":authority", ":method"))
+
+
+def build_plan(context: Context, config: Config) -> Plan:
+    """The plan of a configuration. Look at `context.findings.problems` before using it."""
+    return _PlanBuilder(context, config).build()
+
+
+class _PlanBuilder:
+    def __init__(self, context: Context, config: Config) -> None:
+        self.context = context
+        self.config = config
+        self.ports = Ports(context)
+        self.targeted = Targeted(context, config)
+        self.listeners = Listeners(context, config, self.targeted, self.ports)
+        host_defaults, mcp_defaults = cluster_defaults(context, config)
+        self.clusters = Clusters(context, config, host_defaults, mcp_defaults, self.targeted)
+        self.routes: list[RoutePlan] = []
+        self.route_names: list[str] = []
+        self._hostnames: dict[str, str] = {}
+
+    def build(self) -> Plan:
+        config = self.config
+        names = Names(self.context, "route")
+        for index, route in enumerate(config.routes):
+            path: Path = ("routes", index)
+            self._route(route, index, path, self.listeners.resolve(route.gateways, path), names)
+        for listener, item in self.listeners.bind_listeners:
+            names = Names(self.context, "route")
+            for index, bind_route in enumerate(item.routes or ()):
+                self._route(bind_route, index, (*listener.path, "routes", index), [listener], names)
+        if config.mcp is not None:
+            self._mcp(config.mcp)
+        self.targeted.report_unused(self.listeners.gateway_labels, self.route_names, self.clusters.names)
+        process = process_plan(self.context, config)
+        for address, key in (
+            (process.admin_address, "adminAddr"),
+            (process.stats_address, "statsAddr"),
+            (process.readiness_address, "readinessAddr"),
+        ):
+            self.ports.claim_service(address, f"`config.{key}` ({address})", ("config", key))
+        if not self.listeners.ports:
+            self.context.findings.warning((), "nothing is served; add a gateway with a port, and routes or mcp")
+        return Plan(
+            binds=[port.plan() for port in self.listeners.ports],
+            routes=self.routes,
+            clusters=self.clusters.plans,
+            http=http_plan(self.context, config),
+            access_log=access_log_plan(config),
+            process=process,
+        )
+
+    def _route(self, route: BindRoute, index: int, path: Path, listeners: list[Listener], names: Names) -> None:
+        name = route.name or f"route{index}"
+        rule = route.rule_name or ""
+        namespace = route.namespace or ""
+        if route.name is not None:
+            names.claim((namespace, name, rule), name, (*path, "name"))
+        self.route_names.append(name)
+        hostnames = self._route_hostnames(route.hostnames, path) if route.hostnames else []
+        matches, keys = self._matches(route.matches, (*path, "matches"))
+        backends: list[BackendRef] = []
+        for position, backend in enumerate(route.backends):
+            reference = self.clusters.reference(backend, (*path, "backends", position))
+            if reference is not None:
+                backends.append(reference)
+        own = self.targeted.on_route(name, namespace, rule)
+        if route.policies is not None:
+            own = {**own, **convert(self.context, route.policies, (*path, "policies"))}
+        plan = RoutePlan(name, rule, hostnames, matches, backends)
+        self._attach(plan, keys, own, listeners, path, bool(route.backends))
+
+    def _attach(
+        self, route: RoutePlan, keys: list[MatchKey], own: PolicySet, listeners: list[Listener], path: Path, sends: bool
+    ) -> None:
+        """Put the route on its listeners, once per distinct result of merging the policies."""
+        variants: list[tuple[PolicySet, int]] = []
+        reached = False
+        hidden: dict[int, Path] | None = None
+        for listener in listeners:
+            hostnames = route.hostnames
+            if hostnames and listener.hostname:
+                hostnames = [name for name in hostnames if hostnames_meet(listener.hostname, name)]
+                if not hostnames:
+                    continue
+            reached = True
+            taken = listener.reach.note(hostnames, keys, path)
+            hidden = taken if hidden is None else {index: hidden[index] for index in hidden if index in taken}
+            merged = {**listener.inherited, **own} if listener.inherited else own
+            number = next((number for before, number in variants if before == merged), None)
+            if number is None:
+                number = len(self.routes)
+                variants.append((merged, number))
+                self.routes.append(
+                    RoutePlan(route.name, route.rule, route.hostnames, route.matches, route.backends, plan_of(merged))
+                )
+            listener.routes.append(number)
+        findings = self.context.findings
+        for index, first in (hidden or {}).items():
+            where = (*path, "matches", index)
+            findings.warning(where, f"the same match as {self.context.shown(first)}; this one is never reached")
+        if listeners and not reached:
+            findings.warning((*path, "hostnames"), "no listener has these host names; the route is never reached")
+        if all("direct_response" in merged or "request_redirect" in merged for merged, _ in variants):
+            return
+        if not sends:
+            findings.warning(path, "no backends and no answer of its own; every request to this route fails")
+        elif not any(backend.weight for backend in route.backends):
+            findings.warning((*path, "backends"), "all weights are 0; every request to this route fails")
+
+    def _route_hostnames(self, hostnames: list[str], path: Path) -> list[str]:
+        out: list[str] = []
+        for index, text in enumerate(hostnames):
+            name = self._hostnames.get(text)
+            if name is None:
+                below = (*path, "hostnames", index)
+                if not text:
+                    self.context.findings.problem(below, "the host name is empty; remove it, or use *")
+                name = self.context.findings.value(below, values.hostname_pattern, text, "")
+                self._hostnames[text] = name
+            out.append(name)
+        return [] if "" in out else out
+
+    def _matches(self, matches: list[RouteMatch] | None, path: Path) -> tuple[list[MatchPlan], list[MatchKey]]:
+        if not matches:
+            return [MatchPlan()], [_ROOT_KEY]
+        plans: list[MatchPlan] = []
+        keys: list[MatchKey] = []
+        for index, match in enumerate(matches):
+            below = (*path, index)
+            kind: _PathKind = "prefix"
+            text, method = "/", ""
+            headers: list[NamedPattern] = []
+            query: list[NamedPattern] = []
+            if match.path is not None:
+                kind, text = self._path(match.path, (*below, "path"))
+            if match.method is not None:
+                method = self.context.findings.value((*below, "method"), values.method, match.method, "")
+            if match.headers:
+                headers = self._conditions(match.headers, (*below, "headers"), header=True)
+            if match.query:
+                query = self._conditions(match.query, (*below, "query"), header=False)
+            plans.append(MatchPlan(kind, text, method, headers, query))
+            keys.append((kind, text, method, _condition_key(headers), _condition_key(query)))
+        return plans, keys
+
+    def _path(self, match: PathMatch, path: Path) -> tuple[_PathKind, str]:
+        findings = self.context.findings
+        chosen = self.context.choice(match, path, ("exact", "path_prefix", "regex"))
+        if chosen == "path_prefix":
+            return "prefix", findings.value((*path, "pathPrefix"), values.url_path, match.path_prefix or "", "/")
+        if chosen == "exact":
+            return "exact", findings.value((*path, "exact"), values.url_path, match.exact or "", "/")
+        if chosen == "regex":
+            return "regex", findings.value((*path, "regex"), values.regex, match.regex or "", "/")
+        return "prefix", "/"
+
+    def _conditions(self, items: list[NamedMatch], path: Path, header: bool) -> list[NamedPattern]:
+        out: list[NamedPattern] = []
+        for index, item in enumerate(items):
+            below = (*path, index)
+            name = item.name
+            if header:
+                if name.startswith(":"):
+                    if name not in _PSEUDO_HEADERS:
+                        self.context.findings.problem(
+                            (*below, "name"),
+                            f"the pseudo header {values.quoted(name)} {values.NOT_YET}; "
+                            "use :authority, :method, or `path`",
+                        )
+                else:
+                    name = self.context.findings.value((*below, "name"), values.header_name, name, "invalid")
+            elif not name:
+                self.context.findings.problem((*below, "name"), "the parameter name is empty; give one")
+            out.append(NamedPattern(name, self._pattern(item.value, (*below, "value"), header)))
+        return out
+
+    def _pattern(self, value: ValueMatch, path: Path, header: bool) -> Pattern:
+        chosen = self.context.choice(value, path, ("exact", "regex"))
+        if chosen == "regex":
+            return Pattern("regex", self.context.findings.value((*path, "regex"), values.regex, value.regex or "", ""))
+        text = value.exact or ""
+        if header and text:
+            text = self.context.findings.value((*path, "exact"), values.header_value, text, "")
+        return Pattern("exact", text)
+
+    def _mcp(self, block: SimpleMcp) -> None:
+        path: Path = ("mcp",)
+        findings = self.context.findings
+        if block.port is not None:
+            listeners = self.listeners.mcp_port
+            if block.gateways:
+                findings.problem((*path, "port"), "`port` and `gateways` exclude each other; remove `port`")
+        elif block.gateways or DEFAULT in self.listeners.gateways:
+            listeners = self.listeners.resolve(block.gateways, path)
+        else:
+            listeners = []
+            if self.context.is_complete(path) and not self.context.is_lost(DEFAULT):
+                findings.problem(path, "no gateway to serve it on; add `gateways: {default: {port: 3000}}` to the file")
+        cluster, inherited = self.clusters.mcp(block, "", path)
+        backends = [BackendRef(cluster, 1, plan_of(inherited) if inherited else None)] if cluster is not None else []
+        own = self.targeted.on_route("mcp", "", "")
+        own = {**own, **convert(self.context, block.policies, (*path, "policies"))} if block.policies else own
+        self.route_names.append("mcp")
+        plan = RoutePlan("mcp", "", [], [MatchPlan("exact", MCP_PATH)], backends)
+        self._attach(plan, [("exact", MCP_PATH, "", (), ())], own, listeners, path, True)
+
+
+def _condition_key(items: list[NamedPattern]) -> tuple[object, ...]:
+    if not items:
+        return ()
+    return tuple(sorted((item.name, item.pattern.kind, item.pattern.value) for item in items))

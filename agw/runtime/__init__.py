@@ -1,0 +1,1 @@
+"""What a worker runs: the plan it is given, the snapshot it compiles from it."""

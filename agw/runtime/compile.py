@@ -1,0 +1,265 @@
+"""Plan to Snapshot. Pure: reads no file, opens nothing, knows no clock.
+
+Rules:
+- `compile_steps` is a generator that yields often, so that a worker can spread a 10,000-route compile over many turns of
+  its loop; `compile_plan` runs it to its end;
+- a cluster whose plan is unchanged is carried over with its connections and addresses;
+- what cannot be compiled raises `CompileError` before anything is replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import msgspec
+import orjson
+
+from agw._fast.policy import Bind, Choice, Cors, HeaderEdits, Http, Match, Route, header_line
+from agw._fast.pool import Cluster
+from agw._fast.router import Router
+from agw.runtime.plan import (
+    BackendRef,
+    ClusterPlan,
+    CorsPlan,
+    DirectResponsePlan,
+    HeaderOps,
+    ListenerPlan,
+    Plan,
+    PolicyPlan,
+    RedirectPlan,
+    RoutePlan,
+)
+from agw.runtime.snapshot import BindKey, LabelIndex, Snapshot
+
+STEP = 64
+"""Routes compiled between two yields: about a millisecond of work."""
+
+FRAMING = frozenset({"content-length", "transfer-encoding", "connection", "keep-alive", "upgrade", "te", "trailer"})
+
+
+class CompileError(ValueError):
+    """The plan asks for something that cannot be put on the wire."""
+
+
+class Redirect:
+    """`requestRedirect`, ready to make a Location. Called once per redirected request."""
+
+    def __init__(self, plan: RedirectPlan) -> None:
+        self.status = plan.status
+        self._plan = plan
+
+    def location(self, host: bytes, path: bytes, query: bytes | None, prefix_len: int) -> bytes:
+        """The absolute URL to go to; `prefix_len` octets of `path` were matched by the route's prefix."""
+        plan = self._plan
+        name, port = split_authority(host.decode("latin-1"))
+        scheme = plan.scheme or "http"
+        if plan.authority_mode == "full":
+            name, port = split_authority(plan.authority)
+        elif plan.authority_mode == "host":
+            name = plan.authority
+        elif plan.authority_mode == "port":
+            port = plan.authority
+        if (scheme, port) in (("http", "80"), ("https", "443")) or (plan.scheme and plan.authority_mode != "port"):
+            port = port if plan.authority_mode == "full" else ""
+        if plan.path_full is not None:
+            target = plan.path_full
+        elif plan.path_prefix is not None:
+            target = join_prefix(plan.path_prefix, path.decode("latin-1")[prefix_len:])
+        else:
+            target = path.decode("latin-1")
+        if query is not None:
+            target += "?" + query.decode("latin-1")
+        return f"{scheme}://{name}{':' + port if port else ''}{target}".encode("latin-1")
+
+
+def split_authority(authority: str) -> tuple[str, str]:
+    """(host, port or "") of `host`, `host:port` or `[v6]:port`."""
+    cut = authority.rfind(":")
+    if cut <= authority.rfind("]"):
+        return authority, ""
+    return authority[:cut], authority[cut + 1 :]
+
+
+def join_prefix(prefix: str, rest: str) -> str:
+    """The new prefix and what followed the old one, with exactly one slash between them."""
+    if not rest or rest == "/":
+        return (prefix.rstrip("/") + rest) or "/"
+    return prefix.rstrip("/") + "/" + rest.lstrip("/")
+
+
+def merge_ops(first: HeaderOps | None, second: HeaderOps | None) -> HeaderOps | None:
+    """One HeaderOps that does what `first` and then `second` would."""
+    if first is None or second is None:
+        return first or second
+    gone = {n.lower() for n in second.remove} | {n.lower() for n, _ in second.set}
+    return HeaderOps(
+        remove=[*first.remove, *second.remove, *(n for n, _ in first.set)],
+        set=[(n, v) for n, v in first.set if n.lower() not in gone] + second.set,
+        add=[(n, v) for n, v in first.add if n.lower() not in gone] + second.add,
+    )
+
+
+def edits(ops: HeaderOps | None) -> HeaderEdits | None:
+    """Wire-ready header changes; framing fields may not be touched."""
+    if ops is None or not (ops.remove or ops.set or ops.add):
+        return None
+    for name in [*ops.remove, *(n for n, _ in ops.set), *(n for n, _ in ops.add)]:
+        if name.lower() in FRAMING:
+            raise CompileError(f"header {name!r} frames the message and cannot be changed")
+    return HeaderEdits(ops.remove, ops.set, ops.add)
+
+
+def cors(plan: CorsPlan | None) -> Cors | None:
+    """The compiled CORS policy."""
+    if plan is None:
+        return None
+    return Cors(plan.allow_origins, plan.allow_methods, plan.allow_headers, plan.expose_headers, plan.allow_credentials, plan.max_age_s)
+
+
+def direct(plan: DirectResponsePlan | None) -> tuple[int, bytes, bytes] | None:
+    """(status, body, header lines) of a direct response; a body without a type is plain text."""
+    if plan is None:
+        return None
+    lines = b"".join(header_line(n, v) for n, v in plan.headers)
+    if plan.body and not any(n.lower() == "content-type" for n, _ in plan.headers):
+        lines = b"Content-Type: text/plain; charset=utf-8\r\n" + lines
+    return plan.status, plan.body.encode(), lines
+
+
+def choice(ref: BackendRef, cluster_plan: ClusterPlan, cluster: Cluster, policies: PolicyPlan, prefix_len: int) -> Choice:
+    """One weighted backend of a route, with everything about the rewritten head decided."""
+    own = ref.policies or PolicyPlan()
+    request_ops = merge_ops(policies.request_headers, own.request_headers)
+    host: bytes | None = cluster_plan.authority.encode()
+    host_mode, host_part = 0, b""
+    rewrite = own.url_rewrite or policies.url_rewrite
+    path = path_prefix = None
+    if rewrite is not None:
+        if rewrite.authority_mode == "full":
+            host = rewrite.authority.encode()
+        elif rewrite.authority_mode == "none":
+            host = None
+        elif rewrite.authority_mode in ("host", "port"):
+            host_mode, host_part = (1 if rewrite.authority_mode == "host" else 2), rewrite.authority.encode()
+        if rewrite.path_full is not None:
+            path = rewrite.path_full.encode()
+        elif rewrite.path_prefix is not None:
+            path_prefix = rewrite.path_prefix.rstrip("/").encode()
+    if cluster_plan.unix_path and not cluster_plan.authority and rewrite is None:
+        host = None
+    if cluster_plan.kind == "mcp" and path is None and path_prefix is None:
+        path = cluster_plan.path.encode()
+    if request_ops is not None:
+        # Setting Host is rewriting the authority; two Host fields would be two opinions.
+        for name, value in request_ops.set:
+            if name.lower() == "host":
+                host, host_mode = value.encode(), 0
+        request_ops = HeaderOps(
+            remove=[n for n in request_ops.remove if n.lower() != "host"],
+            set=[(n, v) for n, v in request_ops.set if n.lower() != "host"],
+            add=[(n, v) for n, v in request_ops.add if n.lower() != "host"],
+        )
+    return Choice(
+        cluster,
+        ref.weight,
+        request_edits=edits(request_ops),
+        response_edits=edits(merge_ops(own.response_headers, policies.response_headers)),
+        host=host,
+        host_mode=host_mode,
+        host_part=host_part,
+        path=path,
+        path_prefix=path_prefix,
+        redirect=Redirect(own.request_redirect) if own.request_redirect else None,
+        response_timeout_ns=own.backend_timeout_ns or policies.backend_timeout_ns,
+    )
+
+
+def log_fragment(gateway: str, listener: str, rule: str, route: str) -> bytes:
+    """The label part of an access-log record, as it stands inside the JSON object."""
+    fields = {"gateway": gateway, "listener": listener}
+    if rule:
+        fields["route_rule"] = rule
+    if route:
+        fields["route"] = route
+    return b"," + orjson.dumps(fields)[1:-1]
+
+
+def compile_route(plan: Plan, route: RoutePlan, clusters: list[Cluster], bind: str, listener: ListenerPlan, labels: LabelIndex) -> Route:
+    """One route as attached to one listener."""
+    key = (bind, listener.gateway, listener.name, route.name, route.rule)
+    policies = route.policies
+    return Route(
+        route.name,
+        labels.route(key),
+        key,
+        log_fragment(listener.gateway, listener.name, route.rule, route.name),
+        [choice(ref, plan.clusters[ref.cluster], clusters[ref.cluster], policies, 0) for ref in route.backends],
+        cors=cors(policies.cors),
+        reply_edits=edits(policies.response_headers),
+        redirect=Redirect(policies.request_redirect) if policies.request_redirect else None,
+        direct=direct(policies.direct_response),
+        request_timeout_ns=policies.request_timeout_ns,
+    )
+
+
+def compile_steps(plan: Plan, generation: int, labels: LabelIndex, previous: Snapshot | None) -> Generator[None, None, Snapshot]:
+    """Build a snapshot in small steps; the value of the generator is the Snapshot."""
+    known = previous.clusters if previous is not None else {}
+    by_identity: dict[bytes, Cluster] = {}
+    clusters: list[Cluster] = []
+    for i, cluster_plan in enumerate(plan.clusters):
+        identity = msgspec.msgpack.encode(cluster_plan)
+        cluster = by_identity.get(identity) or known.get(identity)
+        if cluster is None:
+            protocol = "mcp" if cluster_plan.kind == "mcp" else "http"
+            cluster = Cluster(cluster_plan, labels.backend((cluster_plan.name, protocol)))
+        by_identity[identity] = cluster
+        clusters.append(cluster)
+        if i % STEP == STEP - 1:
+            yield
+    http = Http(plan.http)
+    binds: dict[BindKey, Bind] = {}
+    for bind_plan in plan.binds:
+        matches: list[Match] = []
+        listeners: list[tuple[str, int, dict[str, list[Any]]]] = []
+        for number, listener in enumerate(bind_plan.listeners):
+            hosts: dict[str, list[Any]] = {}
+            for i, index in enumerate(listener.routes):
+                route_plan = plan.routes[index]
+                route = compile_route(plan, route_plan, clusters, bind_plan.name, listener, labels)
+                for match in route_plan.matches:
+                    prefix_len = len(match.path.rstrip("/").encode()) if match.path_kind == "prefix" else 0
+                    row = (
+                        match.path_kind,
+                        match.path,
+                        match.method,
+                        [(h.name, h.pattern.kind, h.pattern.value) for h in match.headers],
+                        [(q.name, q.pattern.kind, q.pattern.value) for q in match.query],
+                        len(matches),
+                    )
+                    matches.append(Match(route, prefix_len))
+                    for hostname in route_plan.hostnames or [""]:
+                        hosts.setdefault(hostname.lower(), []).append(row)
+                if i % STEP == STEP - 1:
+                    yield
+            listeners.append((listener.hostname.lower(), number, hosts))
+            yield
+        key = BindKey(bind_plan.address, bind_plan.port)
+        first = bind_plan.listeners[0]
+        label = labels.route((bind_plan.name, first.gateway, first.name, "", ""))
+        router = yield from Router.build_steps(listeners)
+        binds[key] = Bind(str(key), router, matches, http, log_fragment(first.gateway, first.name, "", ""), label)
+        yield
+    return Snapshot(generation, plan, binds, by_identity)
+
+
+def compile_plan(plan: Plan, generation: int, labels: LabelIndex, previous: Snapshot | None = None) -> Snapshot:
+    """Build a snapshot at once."""
+    steps = compile_steps(plan, generation, labels, previous)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            snapshot: Snapshot = done.value
+            return snapshot

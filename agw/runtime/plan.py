@@ -1,0 +1,229 @@
+"""The plan: a configuration with nothing left to decide.
+
+`agw.config` turns what the operator wrote into a `Plan`; `agw.runtime.compile` turns a `Plan` into a
+`Snapshot`. The plan is the only thing that crosses the process border on a reload (as msgpack), so it
+holds plain data only: no file is read, no name resolved, no default chosen after it is built.
+
+Rules of this file:
+- every duration is an integer of nanoseconds and ends in `_ns`; 0 means "no limit" where a limit may be off;
+- policies are already merged (backend < gateway < listener < route, the most specific wins per policy);
+- references between parts are list indexes, checked when the plan is built;
+- header names in `HeaderOps` are lower case; values are exactly what goes on the wire.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+
+class Frozen(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Base of all plan structs: immutable, and defaults are not sent over the wire."""
+
+
+class Pattern(Frozen):
+    """One value condition: `exact` equality, or `regex` matching the whole value."""
+
+    kind: Literal["exact", "regex"]
+    value: str
+
+
+class NamedPattern(Frozen):
+    """A header (lower-case name, or `:authority`/`:method`) or query parameter and its condition."""
+
+    name: str
+    pattern: Pattern
+
+
+class MatchPlan(Frozen):
+    """One way a request may match a route; the parts are joined by AND."""
+
+    path_kind: Literal["exact", "prefix", "regex"] = "prefix"
+    path: str = "/"
+    method: str = ""
+    headers: list[NamedPattern] = []
+    query: list[NamedPattern] = []
+
+
+class HeaderOps(Frozen):
+    """Header changes in the order remove, set, add. Names are lower case."""
+
+    remove: list[str] = []
+    set: list[tuple[str, str]] = []
+    add: list[tuple[str, str]] = []
+
+
+class RewritePlan(Frozen):
+    """`urlRewrite`: `authority` "" keeps, else the new Host; at most one of `path_full`, `path_prefix` is set.
+
+    `authority_mode`: "auto" = the backend's own authority, "none" = the client's Host, "full"/"host"/"port" take
+    `authority` (whole authority, host part, or port part).
+    """
+
+    authority_mode: Literal["unset", "auto", "none", "full", "host", "port"] = "unset"
+    authority: str = ""
+    path_full: str | None = None
+    path_prefix: str | None = None
+
+
+class RedirectPlan(Frozen):
+    """`requestRedirect`: parts that are None are taken from the request."""
+
+    scheme: str | None = None
+    authority_mode: Literal["unset", "full", "host", "port"] = "unset"
+    authority: str = ""
+    path_full: str | None = None
+    path_prefix: str | None = None
+    status: int = 302
+
+
+class DirectResponsePlan(Frozen):
+    """`directResponse`: answered by the gateway itself."""
+
+    status: int
+    body: str = ""
+    headers: list[tuple[str, str]] = []
+
+
+class CorsPlan(Frozen):
+    """`cors`. Origins are `*`, exact (`https://a.example:8443`) or with a wildcard host (`https://*.example`)."""
+
+    allow_origins: list[str] = []
+    allow_methods: list[str] = []
+    allow_headers: list[str] = []
+    expose_headers: list[str] = []
+    allow_credentials: bool = False
+    max_age_s: int | None = None
+
+
+class PolicyPlan(Frozen):
+    """The merged policies of one route (or of one backend)."""
+
+    cors: CorsPlan | None = None
+    request_headers: HeaderOps | None = None
+    response_headers: HeaderOps | None = None
+    url_rewrite: RewritePlan | None = None
+    request_redirect: RedirectPlan | None = None
+    direct_response: DirectResponsePlan | None = None
+    request_timeout_ns: int = 0
+    backend_timeout_ns: int = 0
+
+
+class BackendRef(Frozen):
+    """A weighted choice of a route: index into `Plan.clusters`, and policies that apply only there."""
+
+    cluster: int
+    weight: int = 1
+    policies: PolicyPlan | None = None
+
+
+class RoutePlan(Frozen):
+    """One route as attached to one listener. Label names are what metrics and the access log print."""
+
+    name: str
+    rule: str = ""
+    hostnames: list[str] = []
+    matches: list[MatchPlan] = []
+    backends: list[BackendRef] = []
+    policies: PolicyPlan = PolicyPlan()
+
+
+class ClusterPlan(Frozen):
+    """One upstream. `kind` "mcp" means: the body of POST is JSON-RPC, and `path` replaces the request's path.
+
+    `host` is a DNS name or an IP literal (IPv6 without brackets); `unix_path` replaces host and port when set
+    (a leading `@` means the abstract namespace). `authority` is what Host says upstream (`host:port`, port left
+    out when it is the scheme's default). `name` is the backend label; `target` the MCP target's name.
+    """
+
+    name: str
+    kind: Literal["host", "mcp"] = "host"
+    host: str = ""
+    port: int = 0
+    unix_path: str = ""
+    authority: str = ""
+    path: str = ""
+    target: str = ""
+    connect_timeout_ns: int = 5_000_000_000
+    response_timeout_ns: int = 60_000_000_000
+    idle_timeout_ns: int = 55_000_000_000
+    lifetime_ns: int = 3_600_000_000_000
+    max_connections: int = 1024
+    max_idle: int = 512
+    max_pending: int = 1024
+    pending_timeout_ns: int = 5_000_000_000
+
+
+class ListenerPlan(Frozen):
+    """A listener of a bind. `hostname` is "" (any), exact, or `*.suffix`; lower case, without port."""
+
+    name: str
+    gateway: str
+    hostname: str = ""
+    routes: list[int] = []
+
+
+class BindPlan(Frozen):
+    """One port. `address` "" means every interface (dual stack where the host has IPv6)."""
+
+    name: str
+    port: int
+    address: str = ""
+    listeners: list[ListenerPlan] = []
+
+
+class HttpPlan(Frozen):
+    """Limits of `frontendPolicies.http`; every one has a bound."""
+
+    max_buffer_bytes: int = 4 * 1024 * 1024
+    max_headers: int = 100
+    max_head_bytes: int = 32 * 1024
+    max_line_bytes: int = 8 * 1024
+    max_field_bytes: int = 16 * 1024
+    header_timeout_ns: int = 10_000_000_000
+    first_byte_timeout_ns: int = 30_000_000_000
+    progress_timeout_ns: int = 30_000_000_000
+    idle_timeout_ns: int = 75_000_000_000
+    stream_idle_timeout_ns: int = 300_000_000_000
+    max_connection_ns: int = 0
+    max_requests_per_connection: int = 10_000
+    max_connections: int = 10_000
+    max_connections_per_address: int = 1_000
+    lowercase_headers: bool = False
+    forwarded: Literal["replace", "append", "off"] = "replace"
+
+
+class AccessLogPlan(Frozen):
+    """`path` "" is standard output; `enabled` false writes nothing."""
+
+    enabled: bool = True
+    path: str = ""
+
+
+class ProcessPlan(Frozen):
+    """The `config:` block: read once at start, not by a reload."""
+
+    workers: int = 0
+    pin_cpus: bool = False
+    admin_address: str = "127.0.0.1:15000"
+    stats_address: str = "0.0.0.0:15020"
+    readiness_address: str = "0.0.0.0:15021"
+    drain_ns: int = 30_000_000_000
+    heartbeat_timeout_ns: int = 5_000_000_000
+    backlog: int = 2048
+    log_level: str = "info"
+    metrics_prefix: str = "agw"
+    dns_refresh_ns: int = 30_000_000_000
+
+
+class Plan(Frozen):
+    """Everything a worker needs, in one value."""
+
+    binds: list[BindPlan] = []
+    routes: list[RoutePlan] = []
+    clusters: list[ClusterPlan] = []
+    http: HttpPlan = HttpPlan()
+    access_log: AccessLogPlan = AccessLogPlan()
+    process: ProcessPlan = ProcessPlan()
+    demo: bool = False

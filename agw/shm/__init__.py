@@ -1,0 +1,1 @@
+"""Memory shared by the supervisor, the workers and the helper process."""

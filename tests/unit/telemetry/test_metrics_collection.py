@@ -1,0 +1,221 @@
+"""The metric table, the sums over the arena, and the text, held against prometheus_client."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable
+
+import pytest
+from prometheus_client.exposition import generate_latest
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+from prometheus_client.registry import CollectorRegistry
+
+from agw.shm.reader import DURATION_BOUNDS_S, McpSeries, RequestSeries, SlotView
+from agw.telemetry.collector import (
+    ArenaCollector,
+    BackendLabels,
+    ConfigState,
+    Distribution,
+    Labels,
+    MetricsSource,
+    RouteLabels,
+)
+from agw.telemetry.exposition import OPENMETRICS, TEXT, negotiate, render
+from agw.telemetry.metrics import METRICS, REQUEST_LABELS, markdown
+
+BUCKETS = len(DURATION_BOUNDS_S) + 1
+
+
+class MemoryArena:
+    """An ArenaReader over lists: `rows[slot]`, `mcp[slot]`, `numbers[slot]`."""
+
+    def __init__(self, slots: int) -> None:
+        self.rows: list[list[RequestSeries]] = [[] for _ in range(slots)]
+        self.mcp: list[list[McpSeries]] = [[] for _ in range(slots)]
+        self.numbers: list[dict[str, int]] = [{} for _ in range(slots)]
+
+    def slots(self) -> list[SlotView]:
+        return [SlotView(index, 100 + index, "ready", 2, 250_000_000, 0) for index in range(len(self.rows))]
+
+    def series(self, slot: int) -> Iterable[RequestSeries]:
+        return self.rows[slot]
+
+    def mcp_series(self, slot: int) -> Iterable[McpSeries]:
+        return self.mcp[slot]
+
+    def gauges(self, slot: int) -> dict[str, int]:
+        return self.numbers[slot]
+
+
+def source_over(arena: MemoryArena, labels: Labels | None = None) -> MetricsSource:
+    known = labels or Labels({}, {})
+    return MetricsSource(arena, labels=lambda: known, config=lambda: ConfigState(True, 2), version="9.9")
+
+
+def row(route: int, backend: int, *, count: int = 1, bucket: int = 0, status: int = 200) -> RequestSeries:
+    buckets = tuple(count if index == bucket else 0 for index in range(BUCKETS))
+    return RequestSeries(route, backend, "POST", status, "Upstream", count, count * 100, count * 1_000_000, buckets)
+
+
+def busy_arena(slots: int, series: int) -> tuple[MemoryArena, Labels]:
+    """Every slot has the same `series` label combinations."""
+    arena = MemoryArena(slots)
+    for slot in range(slots):
+        arena.rows[slot] = [
+            row(number, number % 50, count=number + 1, bucket=number % BUCKETS) for number in range(series)
+        ]
+        arena.mcp[slot] = [McpSeries(number, 1, "tools/call", "tool", number) for number in range(20)]
+        arena.numbers[slot] = {metric.source: 1_234_567 for metric in METRICS if metric.origin == "worker"}
+    routes = {number: RouteLabels("8080", "default", "http", f"route-{number}", "rule-0") for number in range(series)}
+    backends = {number: BackendLabels(f"backend-{number}", "mcp", f"server-{number}") for number in range(50)}
+    return arena, Labels(routes, backends)
+
+
+def test_every_row_of_the_table_keeps_the_naming_rules() -> None:
+    names = [metric.name for metric in METRICS]
+    assert len(set(names)) == len(names)
+    for metric in METRICS:
+        assert re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", metric.name)
+        assert not metric.name.endswith(("_total", "_info", "_bucket", "_sum", "_count"))
+        assert metric.help.endswith(".")
+        assert not metric.unit or metric.name.endswith("_" + metric.unit)
+        assert len(set(metric.labels)) == len(metric.labels)
+        assert "le" not in metric.labels
+    sources = [metric.source for metric in METRICS if metric.origin == "worker"]
+    assert len(set(sources)) == len(sources)
+
+
+def test_the_arena_numbers_of_the_table_are_the_agreed_ones() -> None:
+    assert {metric.source for metric in METRICS if metric.origin == "worker"} == {
+        "downstream_connections",
+        "downstream_connections_total",
+        "downstream_received_bytes_total",
+        "downstream_sent_bytes_total",
+        "upstream_connections",
+        "upstream_connects_total",
+        "upstream_connect_failures_total",
+        "upstream_reuses_total",
+        "retries_total",
+        "requests_in_flight",
+        "exchanges_total",
+        "access_log_dropped_total",
+        "parse_errors_total",
+        "accept_paused_total",
+        "relay_pauses_total",
+        "loop_lag_ns",
+    }
+
+
+def test_request_metrics_have_the_names_and_labels_of_agentgateway() -> None:
+    by_name = {name: metric for metric in METRICS for name in metric.sample_names("agentgateway")}
+    assert ",".join(REQUEST_LABELS) == "backend,protocol,method,status,reason,bind,gateway,listener,route,route_rule"
+    for name in ("requests_total", "response_bytes_total", "request_duration_seconds_bucket"):
+        assert by_name[f"agentgateway_{name}"].labels == REQUEST_LABELS
+    assert by_name["agentgateway_mcp_requests_total"].labels[:4] == ("method", "resource_type", "server", "resource")
+    for name in ("build_info", "downstream_connections_total", "retries_total", "config_synchronized"):
+        assert f"agentgateway_{name}" in by_name
+
+
+def test_the_reference_page_has_a_line_for_every_metric() -> None:
+    lines = markdown("agw").splitlines()
+    assert len(lines) == 2 + len(METRICS)
+    assert any("`agw_request_duration_seconds`" in line for line in lines)
+
+
+def test_slots_are_summed_by_label() -> None:
+    arena = MemoryArena(3)
+    arena.rows = [[row(1, 1, count=2, bucket=1)], [row(1, 1, count=3, bucket=14)], [row(1, 1, status=502)]]
+    labels = Labels({1: RouteLabels("b", "g", "l", "r", "x")}, {1: BackendLabels("up", "http", "")})
+    families = {family.metric.name: family.rows for family in source_over(arena, labels).read()}
+    key = ("up", "http", "POST", "200", "Upstream", "b", "g", "l", "r", "x")
+    assert families["requests"][key] == 5
+    assert families["response_bytes"][key] == 500
+    assert families["request_duration_seconds"][key] == Distribution((0, *([2] * 13), 5), 0.005)
+    assert len(families["requests"]) == 2
+
+
+def test_ids_without_names_fall_together_as_unknown() -> None:
+    arena = MemoryArena(1)
+    arena.rows = [[row(7, 7, count=2), row(8, 9, count=3)]]
+    arena.mcp = [[McpSeries(7, 7, "tools/list", "unknown", 4)]]
+    families = {family.metric.name: family.rows for family in source_over(arena).read()}
+    assert families["requests"] == {("unknown", "unknown", "POST", "200", "Upstream", *["unknown"] * 5): 5}
+    assert families["mcp_requests"] == {("tools/list", "unknown", "unknown", "unknown", *["unknown"] * 5): 4}
+
+
+def test_worker_numbers_carry_the_slot_and_their_unit() -> None:
+    arena = MemoryArena(2)
+    arena.numbers = [{"loop_lag_ns": 1_500_000, "retries_total": 3}, {"retries_total": 0}]
+    families = {family.metric.name: family.rows for family in source_over(arena).read()}
+    assert families["retries"] == {("0",): 3, ("1",): 0}
+    assert families["loop_lag_seconds"] == {("0",): 0.0015}
+    assert families["worker_heartbeat_age_seconds"] == {("0",): 0.25, ("1",): 0.25}
+    assert families["worker_ready"] == {("0",): 1, ("1",): 1}
+
+
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+def samples(text: bytes, *, openmetrics: bool) -> tuple[Samples, dict[str, tuple[str, str, str]]]:
+    """All samples, and (type, unit, help) by family."""
+    parse = parse_openmetrics if openmetrics else parse_text
+    values: Samples = {}
+    families = {}
+    for family in parse(text.decode()):
+        families[family.name] = (family.type, family.unit, family.documentation)
+        for sample in family.samples:
+            key = (sample.name, frozenset(sample.labels.items()))
+            assert key not in values
+            values[key] = sample.value
+    return values, families
+
+
+@pytest.mark.parametrize("openmetrics", [False, True], ids=["text", "openmetrics"])
+def test_our_text_says_what_prometheus_client_says(openmetrics: bool) -> None:
+    arena, labels = busy_arena(2, 40)
+    labels = Labels({**labels.routes, 0: RouteLabels(route='a"b\\c\nd é')}, labels.backends)
+    source = source_over(arena, labels)
+    registry = CollectorRegistry()
+    registry.register(ArenaCollector(source))
+    generate = generate_openmetrics if openmetrics else generate_latest
+    reference: bytes = generate(registry)
+    ours = render(source.read(), prefix="agw", openmetrics=openmetrics)
+    assert samples(ours, openmetrics=openmetrics) == samples(reference, openmetrics=openmetrics)
+
+
+def test_every_metric_of_the_table_is_exposed_and_nothing_else() -> None:
+    arena, labels = busy_arena(1, 1)
+    values, _ = samples(render(source_over(arena, labels).read(), prefix="x", openmetrics=False), openmetrics=False)
+    assert {name for name, _ in values} == {name for metric in METRICS for name in metric.sample_names("x")}
+
+
+@pytest.mark.parametrize(
+    ("accept", "form"),
+    [
+        ("", TEXT),
+        ("*/*", TEXT),
+        ("text/html", TEXT),
+        ("application/openmetrics-text", OPENMETRICS),
+        ("application/openmetrics-text;version=1.0.0;q=0.6, text/plain;version=0.0.4;q=0.5, */*;q=0.1", OPENMETRICS),
+        ("application/openmetrics-text;version=9.0.0, text/plain;q=0.5", TEXT),
+        ("text/plain, application/openmetrics-text;q=0.2", TEXT),
+        ("application/openmetrics-text;q=0", TEXT),
+        ("application/openmetrics-text;q=x", TEXT),
+    ],
+)
+def test_the_form_follows_accept(accept: str, form: object) -> None:
+    assert negotiate(accept) == form
+
+
+def test_a_scrape_of_two_workers_with_a_thousand_series_takes_less_than_100_ms() -> None:
+    arena, labels = busy_arena(2, 1_000)
+    source = source_over(arena, labels)
+    times = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        render(source.read(), prefix="agw", openmetrics=True)
+        times.append(time.perf_counter() - begin)
+    assert min(times) < 0.1
