@@ -60,23 +60,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     started = datetime.datetime.now(datetime.UTC)
     directory = Path(tempfile.mkdtemp(prefix="agw-bench-"))
-    interrupted = False
+    status = 0
     try:
         _run_all(session, directory)
     except KeyboardInterrupt:
-        interrupted = True
         session.notes.append("interrupted: incomplete")
+        status = 130
+    except BenchError as error:
+        session.notes.append(f"given up: {error}")
+        print(f"bench: {error}", file=sys.stderr)
+        status = 1
     finally:
         processes.stop_all()
-        if not args.keep:
+        if args.keep:
+            print(f"bench: configurations and logs in {directory}", file=sys.stderr)
+        else:
             shutil.rmtree(directory, ignore_errors=True)
+        _publish(session, started)
+    failed = any(run["error"] for peers in session.runs.values() for runs in peers.values() for run in runs)
+    return status or int(failed)
+
+
+def _publish(session: Session, started: datetime.datetime) -> None:
+    """Tables to standard output, every single run to the result file, however the session ended."""
+    if not session.runs:
+        return
     document = _document(session, started)
-    path = args.output or _RESULTS / results.file_name(document)
+    path = session.args.output or _RESULTS / results.file_name(document)
     results.write(path, document)
     print(report.render(document))
     print(f"bench: single runs in {path}", file=sys.stderr)
-    failed = any(run["error"] for peers in session.runs.values() for runs in peers.values() for run in runs)
-    return 130 if interrupted else int(failed)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

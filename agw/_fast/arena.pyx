@@ -129,6 +129,12 @@ cdef class Slot:
         for i in (G_CONNECTIONS, G_UPSTREAM_CONNECTIONS, G_IN_FLIGHT, G_LOOP_LAG_NS):
             self.gauges[i] = 0
 
+    def add_dropped(self, int lines):
+        self.gauges[G_LOG_DROPPED] += lines
+
+    def set_lag(self, nanoseconds):
+        self.gauges[G_LOOP_LAG_NS] = nanoseconds
+
     def observe_request(self, route, backend, method, status, reason, duration_ns, size):
         self.observe(self.row(route, backend, method, status, reason), duration_ns, size)
 

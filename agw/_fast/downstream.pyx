@@ -25,6 +25,8 @@ from agw._fast.policy cimport Bind, Http
 from agw._fast.reactor cimport EV_ERR, EV_HUP, EV_IN, EV_OUT, EV_RDHUP, SCRATCH_IN, Handler, Reactor, Timer
 from agw._fast.stream cimport HIGH_WATER, LOW_WATER, Buf, buf_append, buf_clear, buf_consume, buf_free
 
+from agw._fast.process import refuse_new_connections
+
 cdef extern from "sys/socket.h" nogil:
     cdef enum:
         AF_INET
@@ -95,6 +97,17 @@ cdef class Acceptor(Handler):
         if self.fd >= 0:
             self.ctx.reactor.unregister(self)
 
+    def shut_door(self):
+        # Nobody new gets into the queue; who is half in still completes.
+        if self.fd >= 0:
+            refuse_new_connections(self.fd)
+
+    def take_waiting(self):
+        # Accepts everything that is queued.
+        if self.fd >= 0:
+            while self.on_events(EV_IN):
+                pass
+
     def set_paused(self, bint paused):
         if paused != self.paused and self.fd >= 0:
             self.paused = paused
@@ -142,7 +155,7 @@ cdef class Acceptor(Handler):
                     return 0
                 continue
             self.admit(fd, &storage)
-        return 0
+        return 1            # there may be more
 
     cdef int shed(self) except -1:
         cdef int fd

@@ -200,6 +200,9 @@ cdef class Cluster:
     def idle_count(self):
         return len(self.idle)
 
+    def waiting_count(self):
+        return len(self.waiters)
+
     cdef Upstream acquire(self, Client client, bint fresh):
         # An idle connection now, or None: the client then hears on_upstream_ready or on_upstream_failed later,
         # never from inside this call.

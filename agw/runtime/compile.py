@@ -213,7 +213,7 @@ def compile_steps(plan: Plan, generation: int, labels: LabelIndex, previous: Sna
         cluster = by_identity.get(identity) or known.get(identity)
         if cluster is None:
             protocol = "mcp" if cluster_plan.kind == "mcp" else "http"
-            cluster = Cluster(cluster_plan, labels.backend((cluster_plan.name, protocol)))
+            cluster = Cluster(cluster_plan, labels.backend((cluster_plan.name, protocol, cluster_plan.target)))
         by_identity[identity] = cluster
         clusters.append(cluster)
         if i % STEP == STEP - 1:

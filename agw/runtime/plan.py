@@ -22,21 +22,21 @@ class Frozen(msgspec.Struct, frozen=True, omit_defaults=True):
     """Base of all plan structs: immutable, and defaults are not sent over the wire."""
 
 
-class Pattern(Frozen):
+class Pattern(Frozen, frozen=True, omit_defaults=True):
     """One value condition: `exact` equality, or `regex` matching the whole value."""
 
     kind: Literal["exact", "regex"]
     value: str
 
 
-class NamedPattern(Frozen):
+class NamedPattern(Frozen, frozen=True, omit_defaults=True):
     """A header (lower-case name, or `:authority`/`:method`) or query parameter and its condition."""
 
     name: str
     pattern: Pattern
 
 
-class MatchPlan(Frozen):
+class MatchPlan(Frozen, frozen=True, omit_defaults=True):
     """One way a request may match a route; the parts are joined by AND."""
 
     path_kind: Literal["exact", "prefix", "regex"] = "prefix"
@@ -46,7 +46,7 @@ class MatchPlan(Frozen):
     query: list[NamedPattern] = []
 
 
-class HeaderOps(Frozen):
+class HeaderOps(Frozen, frozen=True, omit_defaults=True):
     """Header changes in the order remove, set, add. Names are lower case."""
 
     remove: list[str] = []
@@ -54,7 +54,7 @@ class HeaderOps(Frozen):
     add: list[tuple[str, str]] = []
 
 
-class RewritePlan(Frozen):
+class RewritePlan(Frozen, frozen=True, omit_defaults=True):
     """`urlRewrite`: `authority` "" keeps, else the new Host; at most one of `path_full`, `path_prefix` is set.
 
     `authority_mode`: "auto" = the backend's own authority, "none" = the client's Host, "full"/"host"/"port" take
@@ -67,7 +67,7 @@ class RewritePlan(Frozen):
     path_prefix: str | None = None
 
 
-class RedirectPlan(Frozen):
+class RedirectPlan(Frozen, frozen=True, omit_defaults=True):
     """`requestRedirect`: parts that are None are taken from the request."""
 
     scheme: str | None = None
@@ -78,7 +78,7 @@ class RedirectPlan(Frozen):
     status: int = 302
 
 
-class DirectResponsePlan(Frozen):
+class DirectResponsePlan(Frozen, frozen=True, omit_defaults=True):
     """`directResponse`: answered by the gateway itself."""
 
     status: int
@@ -86,7 +86,7 @@ class DirectResponsePlan(Frozen):
     headers: list[tuple[str, str]] = []
 
 
-class CorsPlan(Frozen):
+class CorsPlan(Frozen, frozen=True, omit_defaults=True):
     """`cors`. Origins are `*`, exact (`https://a.example:8443`) or with a wildcard host (`https://*.example`)."""
 
     allow_origins: list[str] = []
@@ -97,7 +97,7 @@ class CorsPlan(Frozen):
     max_age_s: int | None = None
 
 
-class PolicyPlan(Frozen):
+class PolicyPlan(Frozen, frozen=True, omit_defaults=True):
     """The merged policies of one route (or of one backend)."""
 
     cors: CorsPlan | None = None
@@ -110,7 +110,7 @@ class PolicyPlan(Frozen):
     backend_timeout_ns: int = 0
 
 
-class BackendRef(Frozen):
+class BackendRef(Frozen, frozen=True, omit_defaults=True):
     """A weighted choice of a route: index into `Plan.clusters`, and policies that apply only there."""
 
     cluster: int
@@ -118,7 +118,7 @@ class BackendRef(Frozen):
     policies: PolicyPlan | None = None
 
 
-class RoutePlan(Frozen):
+class RoutePlan(Frozen, frozen=True, omit_defaults=True):
     """One route as attached to one listener. Label names are what metrics and the access log print."""
 
     name: str
@@ -129,7 +129,7 @@ class RoutePlan(Frozen):
     policies: PolicyPlan = PolicyPlan()
 
 
-class ClusterPlan(Frozen):
+class ClusterPlan(Frozen, frozen=True, omit_defaults=True):
     """One upstream. `kind` "mcp" means: the body of POST is JSON-RPC, and `path` replaces the request's path.
 
     `host` is a DNS name or an IP literal (IPv6 without brackets); `unix_path` replaces host and port when set
@@ -155,7 +155,7 @@ class ClusterPlan(Frozen):
     pending_timeout_ns: int = 5_000_000_000
 
 
-class ListenerPlan(Frozen):
+class ListenerPlan(Frozen, frozen=True, omit_defaults=True):
     """A listener of a bind. `hostname` is "" (any), exact, or `*.suffix`; lower case, without port."""
 
     name: str
@@ -164,7 +164,7 @@ class ListenerPlan(Frozen):
     routes: list[int] = []
 
 
-class BindPlan(Frozen):
+class BindPlan(Frozen, frozen=True, omit_defaults=True):
     """One port. `address` "" means every interface (dual stack where the host has IPv6)."""
 
     name: str
@@ -173,7 +173,7 @@ class BindPlan(Frozen):
     listeners: list[ListenerPlan] = []
 
 
-class HttpPlan(Frozen):
+class HttpPlan(Frozen, frozen=True, omit_defaults=True):
     """Limits of `frontendPolicies.http`; every one has a bound."""
 
     max_buffer_bytes: int = 4 * 1024 * 1024
@@ -194,14 +194,14 @@ class HttpPlan(Frozen):
     forwarded: Literal["replace", "append", "off"] = "replace"
 
 
-class AccessLogPlan(Frozen):
+class AccessLogPlan(Frozen, frozen=True, omit_defaults=True):
     """`path` "" is standard output; `enabled` false writes nothing."""
 
     enabled: bool = True
     path: str = ""
 
 
-class ProcessPlan(Frozen):
+class ProcessPlan(Frozen, frozen=True, omit_defaults=True):
     """The `config:` block: read once at start, not by a reload."""
 
     workers: int = 0
@@ -217,7 +217,7 @@ class ProcessPlan(Frozen):
     dns_refresh_ns: int = 30_000_000_000
 
 
-class Plan(Frozen):
+class Plan(Frozen, frozen=True, omit_defaults=True):
     """Everything a worker needs, in one value."""
 
     binds: list[BindPlan] = []

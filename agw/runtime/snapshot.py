@@ -19,10 +19,13 @@ MAX_BACKEND_LABELS = 0xFFFE
 
 
 class Labels(msgspec.Struct):
-    """Names behind the numbers in the arena: append-only, made by the supervisor, sent along with each plan."""
+    """Names behind the numbers in the arena: append-only, made by the supervisor, sent along with each plan.
+
+    routes: (bind, gateway, listener, route, rule); backends: (backend, protocol, MCP target).
+    """
 
     routes: list[tuple[str, str, str, str, str]] = []
-    backends: list[tuple[str, str]] = []
+    backends: list[tuple[str, str, str]] = []
 
 
 class LabelIndex:
@@ -42,7 +45,7 @@ class LabelIndex:
             self.labels.routes.append(key)
         return found
 
-    def backend(self, key: tuple[str, str]) -> int:
+    def backend(self, key: tuple[str, str, str]) -> int:
         found = self._backends.get(key)
         if found is None:
             if len(self.labels.backends) >= MAX_BACKEND_LABELS:

@@ -110,7 +110,7 @@ def measure(bench: Bench, scenario: Scenario, peer: Peer, job: Job) -> Sample:
                 "control_pss_mib": procfs.memory(peer.control_pids()).pss / 2**20,
             }
         return sample
-    except (OSError, ValueError, subprocess.SubprocessError) as error:
+    except (OSError, ValueError, KeyError, subprocess.SubprocessError) as error:
         raise BenchError(f"{type(error).__name__}: {error}") from error
     finally:
         peer.stop()
@@ -163,7 +163,9 @@ def _paced(bench: Bench, scenario: Scenario, peer: Peer, port: int, file: Path) 
     argv = python_module("bench.load.paced", *program, "--duration", bench.duration_s)
     found = _run_json(argv, bench, bench.duration_s)
     sample = {"per_s": found["requests"] / found["duration_s"], "units": found["requests"], "rate": rate}
-    sample |= {name: found[name] for name in ("errors", "p50_us", "p99_us", "p999_us", "lag_p99_us", "client_busy", "realtime")}
+    sample |= {
+        name: found[name] for name in ("errors", "p50_us", "p99_us", "p999_us", "lag_p99_us", "client_busy", "realtime")
+    }
     return sample | meter.read(found["requests"])
 
 

@@ -53,6 +53,7 @@ class Streams:
         self._slots: list[set[asyncio.Transport]] = [set() for _ in range(max(1, round(1 / rate / _SLOT_S)))]
         self._next_slot = itertools.cycle(range(len(self._slots)))
         self._open = 0
+        self._ticking = False
         self._due = 0.0
         self._turn = 0
         self._serial = 0
@@ -62,7 +63,8 @@ class Streams:
         slot = self._slots[next(self._next_slot)]
         slot.add(transport)
         self._open += 1
-        if self._open == 1:
+        if not self._ticking:
+            self._ticking = True
             loop = asyncio.get_running_loop()
             self._due = loop.time() + _SLOT_S
             loop.call_later(_SLOT_S, self._tick, loop)
@@ -83,7 +85,8 @@ class Streams:
                 transport.write(_event(self._serial))
             self._due += _SLOT_S
         # uvloop's timers have whole milliseconds; a shorter wait would be none, and this loop would spin.
-        if self._open:
+        self._ticking = self._open > 0
+        if self._ticking:
             loop.call_later(_SLOT_S, self._tick, loop)
 
 

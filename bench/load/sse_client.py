@@ -154,9 +154,9 @@ def main() -> int:
     parser.add_argument("--duration", type=float, default=5.0)
     parser.add_argument("--mcp", action="store_true")
     args = parser.parse_args()
-    be_punctual()
+    realtime = be_punctual()
     try:
-        print(json.dumps(uvloop.run(_measure(args))), flush=True)
+        print(json.dumps(uvloop.run(_measure(args)) | {"realtime": realtime}), flush=True)
     except (OSError, ValueError) as error:
         print(f"sse_client: {error}", file=sys.stderr)
         return 1

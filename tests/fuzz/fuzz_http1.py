@@ -3,11 +3,12 @@
     python tests/fuzz/fuzz_http1.py --runs 1000000 --seed 7 --target request
     python tests/fuzz/fuzz_http1.py --target request --replay build/fuzz/request-0123456789ab.bin
 
-Each target states its invariants in its class docstring. An input whose outcome has a new signature (events, reason of the
-refusal) joins the corpus, which stands in for coverage. The same seed, runs and corpus give the same inputs.
+Each target states its invariants in its class docstring. An input whose outcome has a new signature (events, reason of
+the refusal) joins the corpus, which stands in for coverage. The same seed, runs and corpus give the same inputs.
 
-A target runs in a child process. The input under test is kept in a shared file, so that an abort by a sanitizer, a signal or a
-hang leaves its reproducer too. Exit status: 0 nothing found, 1 a violation (its reproducer is named), 2 wrong arguments.
+A target runs in a child process. The input under test is kept in a shared file, so that an abort by a sanitizer, a
+signal or a hang leaves its reproducer too. Exit status: 0 nothing found, 1 a violation (its reproducer is named),
+2 wrong arguments.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT))  # behind PYTHONPATH, which may name a build with sanitizers
 
+import agw._fast  # noqa: E402
 from tests.kits.http1 import Trace, corpus, halves, octets, run_request, run_response  # noqa: E402
 from tests.kits.mutation import HTTP1_TOKENS, JSON_TOKENS, Mutator  # noqa: E402
 
@@ -49,7 +51,7 @@ def held(condition: bool, what: str) -> None:
 
 
 class Target:
-    """What is fuzzed: a corpus, a dictionary, and `execute`, which raises Violation (or anything else) if an invariant breaks."""
+    """What is fuzzed: a corpus, a dictionary, and `execute`, which raises if an invariant breaks."""
 
     tokens = HTTP1_TOKENS
 
@@ -70,8 +72,13 @@ CTL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 def signature(trace: Trace) -> object:
     return (
-        min(len(trace.messages), 3), min(len(trace.interim), 2), trace.error,
-        tuple((m.complete, bool(m.body), len(m.head.headers) > 2, m.head.keep_alive, m.head.chunked) for m in trace.messages[-2:]),
+        min(len(trace.messages), 3),
+        min(len(trace.interim), 2),
+        trace.error,
+        tuple(
+            (m.complete, bool(m.body), len(m.head.headers) > 2, m.head.keep_alive, m.head.chunked)
+            for m in trace.messages[-2:]
+        ),
     )
 
 
@@ -89,12 +96,24 @@ def check_heads(data: bytes, trace: Trace) -> None:
 
 
 class RequestTarget(Target):
-    """RequestParser: the event rules of tests/kits/http1.py; names are tokens, values free of controls; targets visible ASCII
-    without '#'; HTTP/1.1 has a host; bodies add up; however split: the same trace."""
+    """RequestParser: the event rules of tests/kits/http1.py; names are tokens, values free of controls; targets visible
+    ASCII without '#'; HTTP/1.1 has a host; bodies add up; however split: the same trace."""
 
     def __init__(self) -> None:
         from agw._fast.http1 import Limits
-        self.limits = (Limits(), Limits(max_line=64, max_field=48, max_head=200, max_headers=5, max_chunk_line=16, max_chunk_ext=24, max_trailers=32))
+
+        self.limits = (
+            Limits(),
+            Limits(
+                max_line=64,
+                max_field=48,
+                max_head=200,
+                max_headers=5,
+                max_chunk_line=16,
+                max_chunk_ext=24,
+                max_trailers=32,
+            ),
+        )
         self.turn = 0
 
     def corpus(self) -> list[bytes]:
@@ -114,15 +133,19 @@ class RequestTarget(Target):
 
     def execute_split(self, data: bytes, chunks: list[bytes]) -> None:
         for limits in self.limits:
-            held(run_request(chunks, limits) == run_request([data], limits), f"depends on the split {[len(chunk) for chunk in chunks]}")
+            held(
+                run_request(chunks, limits) == run_request([data], limits),
+                f"depends on the split {[len(chunk) for chunk in chunks]}",
+            )
 
 
 class ResponseTarget(Target):
-    """ResponseParser: the event rules; names are tokens, values free of controls; status 100 to 999; no body to HEAD, 204 and 304;
-    however split: the same trace and surplus."""
+    """ResponseParser: the event rules; names are tokens, values free of controls; status 100 to 999; no body to HEAD,
+    204 and 304; however split: the same trace and surplus."""
 
     def __init__(self) -> None:
         from agw._fast.http1 import Limits
+
         self.limits = Limits()
         self.turn = 0
 
@@ -141,31 +164,84 @@ class ResponseTarget(Target):
         for message in trace.messages:
             held(200 <= message.head.status <= 999 or message.head.status == 101, f"status {message.head.status}")
             held(CTL.search(message.head.reason) is None, f"reason {message.head.reason!r}")
-            held(not message.body or (method != b"HEAD" and message.head.status not in (204, 304)), "body where none can be")
-            held(not message.complete or not trace.surplus or data.endswith(trace.surplus), "surplus is not the end of the input")
-        held(not eof or trace.error is not None or not trace.messages or trace.messages[0].complete, "the end of the stream left a body open")
+            held(
+                not message.body or (method != b"HEAD" and message.head.status not in (204, 304)),
+                "body where none can be",
+            )
+            held(
+                not message.complete or not trace.surplus or data.endswith(trace.surplus),
+                "surplus is not the end of the input",
+            )
+        held(
+            not eof or trace.error is not None or not trace.messages or trace.messages[0].complete,
+            "the end of the stream left a body open",
+        )
         return (method, eof, signature(trace))
 
     def execute_split(self, data: bytes, chunks: list[bytes]) -> None:
         method, eof = self.options()
-        held(run_response(chunks, self.limits, method, eof=eof) == run_response([data], self.limits, method, eof=eof),
-             f"depends on the split {[len(chunk) for chunk in chunks]} ({method!r}, eof={eof})")
+        held(
+            run_response(chunks, self.limits, method, eof=eof) == run_response([data], self.limits, method, eof=eof),
+            f"depends on the split {[len(chunk) for chunk in chunks]} ({method!r}, eof={eof})",
+        )
 
 
 class PathTarget(Target):
-    """normalised_path: idempotent; what it returns starts with one slash and holds no empty, '.' or '..' segment, no escape
-    of an unreserved octet and no encoded slash, backslash or control octet; never longer than its input."""
+    """normalised_path: idempotent; what it returns starts with one slash and holds no empty, '.' or '..' segment, no
+    escape of an unreserved octet and no encoded slash, backslash or control octet; never longer than its input."""
 
-    tokens = (b"/", b"//", b".", b"..", b"/./", b"/../", b"%2f", b"%2F", b"%5c", b"%2e", b"%2E%2e", b"%00", b"%7f", b"%", b"%2", b"%zz", b"\\", b"%41",
-              b"%e2%82%ac", b"a", b"~", b"%7E", b";", b"?", b"\0", b"\xff", b"%25", b"%252f")
+    tokens = (
+        b"/",
+        b"//",
+        b".",
+        b"..",
+        b"/./",
+        b"/../",
+        b"%2f",
+        b"%2F",
+        b"%5c",
+        b"%2e",
+        b"%2E%2e",
+        b"%00",
+        b"%7f",
+        b"%",
+        b"%2",
+        b"%zz",
+        b"\\",
+        b"%41",
+        b"%e2%82%ac",
+        b"a",
+        b"~",
+        b"%7E",
+        b";",
+        b"?",
+        b"\0",
+        b"\xff",
+        b"%25",
+        b"%252f",
+    )
 
     def __init__(self) -> None:
         from agw._fast.http1 import normalised_path
+
         self.normalised: Callable[[bytes], bytes | None] = normalised_path
 
     def corpus(self) -> list[bytes]:
-        return [b"/", b"/a/b/c", b"/a/../b", b"/a/./b/", b"//a///b", b"/%41%2e/%7e", b"/a/%2e%2e/b", b"/..", b"/a/..", b"/a/b/../../c/.", b"", b"a",
-                b"/" + b"a/" * 50 + b"../" * 50]
+        return [
+            b"/",
+            b"/a/b/c",
+            b"/a/../b",
+            b"/a/./b/",
+            b"//a///b",
+            b"/%41%2e/%7e",
+            b"/a/%2e%2e/b",
+            b"/..",
+            b"/a/..",
+            b"/a/b/../../c/.",
+            b"",
+            b"a",
+            b"/" + b"a/" * 50 + b"../" * 50,
+        ]
 
     def execute(self, data: bytes) -> object:
         out = self.normalised(data)
@@ -174,24 +250,32 @@ class PathTarget(Target):
         held(self.normalised(out) == out, f"not idempotent: {out!r}, then {self.normalised(out)!r}")
         held(out[:1] == b"/" and len(out) <= max(1, len(data)), f"{out!r}")
         segments = out[1:].split(b"/")
-        held(not any(segment in (b".", b"..") for segment in segments) and b"" not in segments[:-1], f"segments of {out!r}")
-        held(b"\\" not in out and re.search(rb"%(?![0-9A-F]{2})|%(2F|5C|[01][0-9A-F]|7F)", out) is None, f"escapes of {out!r}")
+        held(
+            not any(segment in (b".", b"..") for segment in segments) and b"" not in segments[:-1],
+            f"segments of {out!r}",
+        )
+        held(
+            b"\\" not in out and re.search(rb"%(?![0-9A-F]{2})|%(2F|5C|[01][0-9A-F]|7F)", out) is None,
+            f"escapes of {out!r}",
+        )
         escaped = (int(found, 16) for found in re.findall(rb"%([0-9A-F]{2})", out))
-        held(not any(chr(octet).isascii() and (chr(octet).isalnum() or octet in b"-._~") for octet in escaped), f"needless escapes in {out!r}")
+        held(
+            not any(chr(octet).isascii() and (chr(octet).isalnum() or octet in b"-._~") for octet in escaped),
+            f"needless escapes in {out!r}",
+        )
         return tuple(segment[:2] for segment in segments[:4])
 
 
-
-
 class JsonRpcTarget(Target):
-    """agw._fast.jsonrpc.locate against json.loads: what is located is well-formed JSON and its spans hold the values json.loads
-    finds; what is refused as no JSON is no JSON to json.loads either, or is what the gateway is stricter about (depth, UTF-8,
-    lone surrogates). Only EnvelopeError escapes."""
+    """agw._fast.jsonrpc.locate against json.loads: what is located is well-formed JSON and its spans hold the values
+    json.loads finds; what is refused as no JSON is no JSON to json.loads either, or is what the gateway is stricter
+    about (depth, lone surrogates). Only EnvelopeError escapes."""
 
     tokens = JSON_TOKENS
 
     def __init__(self) -> None:
         from agw._fast.jsonrpc import EnvelopeError, locate
+
         self.locate: Callable[[bytes], dict[str, Any]] = locate
         self.error: type[Any] = EnvelopeError
 
@@ -199,18 +283,25 @@ class JsonRpcTarget(Target):
         return [
             b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo","arguments":{"a":[1,2,{"b":null}]}}}',
             b'{"jsonrpc":"2.0","id":"x","method":"resources/read","params":{"uri":"file:///a\\u0020b"}}',
-            b'{"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 7, "reason": "\\ud83d\\ude00"}}',
-            b'{"jsonrpc":"2.0","id":9007199254740993,"result":{"content":[{"type":"text","text":"\xc3\xa9"}],"isError":false}}',
+            b'{"jsonrpc":"2.0", "method" : "notifications/cancelled", "params": {"requestId": 7, "x": "\\ud83d\\ude00"}}',
+            b'{"jsonrpc":"2.0","id":9007199254740993,"result":{"content":[{"text":"\xc3\xa9"}],"isError":false}}',
             b'{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"Parse error","data":[1.5e-3,-0,0.0]}}',
-            b'[{"jsonrpc":"2.0","id":1,"method":"a"},{"jsonrpc":"2.0","method":"b"}]', b"{}", b"[]", b'""', b"1", b" \r\n\t{ } ",
+            b'[{"jsonrpc":"2.0","id":1,"method":"a"},{"jsonrpc":"2.0","method":"b"}]',
+            b"{}",
+            b"[]",
+            b'""',
+            b"1",
+            b" \r\n\t{ } ",
             b'{"method":"initialize","id":0,"jsonrpc":"2.0","params":{"protocolVersion":"2025-06-18","capabilities":{},"clientInfo":{"name":"c"}}}',
         ]
 
     @staticmethod
     def parsed(data: bytes) -> Any:
         """The value, or None if it is no JSON by RFC 8259."""
+
         def refuse(constant: str) -> None:
             raise ValueError(constant)
+
         try:
             return json.loads(data.decode("utf-8"), parse_constant=refuse)
         except (ValueError, RecursionError):
@@ -223,7 +314,9 @@ class JsonRpcTarget(Target):
             held(error.code in (-32700, -32600), f"code {error.code}")
             if error.code == -32700 and "too deeply" not in str(error):
                 value = self.parsed(data)
-                held(value is None or re.search(rb"\\u[dD][89a-fA-F]", data) is not None, f"refused as no JSON ({error})")
+                held(
+                    value is None or re.search(rb"\\u[dD][89a-fA-F]", data) is not None, f"refused as no JSON ({error})"
+                )
             return (error.code, str(error))
         value = self.parsed(data)
         held(value is not None, "accepted what is no JSON")
@@ -266,12 +359,12 @@ class Current:
             self.map = mmap.mmap(file.fileno(), 0)
 
     def put(self, data: bytes) -> None:
-        self.map[0:8 + len(data)] = len(data).to_bytes(8, "little") + data
+        self.map[0 : 8 + len(data)] = len(data).to_bytes(8, "little") + data
 
     @staticmethod
     def read(path: Path) -> bytes:
         content = path.read_bytes()
-        return content[8:8 + int.from_bytes(content[:8], "little")]
+        return content[8 : 8 + int.from_bytes(content[:8], "little")]
 
 
 def fails(target: Target, data: bytes, turn: int) -> bool:
@@ -297,7 +390,7 @@ def reduced(target: Target, data: bytes, turn: int) -> bytes:
         at, shrunk = 0, False
         while at < len(data) and attempts < 3000:
             attempts += 1
-            candidate = data[:at] + data[at + size:]
+            candidate = data[:at] + data[at + size :]
             if fails(target, candidate, turn):
                 data, shrunk = candidate, True
             else:
@@ -324,7 +417,9 @@ def fuzz(name: str, target: Target, runs: int, seed: int, share: int, out: Path,
             now = time.monotonic()
             if now - last > 5:
                 last = now
-                print(f"{name}: {number:,} of {runs:,}, {number / (now - start):,.0f}/s, {len(seen)} outcomes", flush=True)
+                print(
+                    f"{name}: {number:,} of {runs:,}, {number / (now - start):,.0f}/s, {len(seen)} outcomes", flush=True
+                )
         data = mutator.mutate()
         current.put(data)
         try:
@@ -336,15 +431,21 @@ def fuzz(name: str, target: Target, runs: int, seed: int, share: int, out: Path,
             traceback.print_exc()
             turn = getattr(target, "turn", 1) - 1
             path, small = save(out, name, data), reduced(target, data, turn)
-            print(f"{name}: violation at run {number}, seed {seed}\n  input   {data!r}\n  reduced {small!r}\n"
-                  f"  reproducer {path} and {save(out, name + '-reduced', small)}", flush=True)
+            print(
+                f"{name}: violation at run {number}, seed {seed}\n  input   {data!r}\n  reduced {small!r}\n"
+                f"  reproducer {path} and {save(out, name + '-reduced', small)}",
+                flush=True,
+            )
             return VIOLATION
         if outcome not in seen and len(seen) < CORPUS_LIMIT:
             seen.add(outcome)
             mutator.keep(data)
     signal.alarm(0)
     spent = time.monotonic() - start
-    print(f"{name}: {runs:,} runs in {spent:.1f} s, {runs / max(spent, 1e-9):,.0f}/s, {len(seen)} outcomes, no violation", flush=True)
+    print(
+        f"{name}: {runs:,} runs in {spent:.1f} s, {runs / max(spent, 1e-9):,.0f}/s, {len(seen)} outcomes, no violation",
+        flush=True,
+    )
     return 0
 
 
@@ -367,8 +468,17 @@ def in_child(name: str, target: Target, runs: int, seed: int, share: int, out: P
     _, code = os.waitpid(child, 0)
     status = os.waitstatus_to_exitcode(code)
     if status not in (0, VIOLATION):
-        end = "hung" if status == -signal.SIGALRM else f"died of signal {-status}" if status < 0 else f"was ended with status {status}"
-        print(f"{name}: the run {end}, seed {seed}\n  reproducer {save(out, name + '-crash', Current.read(path))}", flush=True)
+        end = (
+            "hung"
+            if status == -signal.SIGALRM
+            else f"died of signal {-status}"
+            if status < 0
+            else f"was ended with status {status}"
+        )
+        print(
+            f"{name}: the run {end}, seed {seed}\n  reproducer {save(out, name + '-crash', Current.read(path))}",
+            flush=True,
+        )
     path.unlink()
     return status == 0
 
@@ -405,10 +515,14 @@ def main() -> int:
     if arguments.replay:
         if len(targets) != 1:
             parser.error("--replay needs one --target")
-        (name, target), = targets.items()
+        ((name, target),) = targets.items()
         return 0 if replay(name, target, arguments.replay.read_bytes()) else 1
+    print(f"fuzzing {Path(agw._fast.__file__).parent}, seed {arguments.seed}")
     arguments.out.mkdir(parents=True, exist_ok=True)
-    clean = [in_child(name, target, arguments.runs, arguments.seed, max(1, arguments.share), arguments.out) for name, target in targets.items()]
+    clean = [
+        in_child(name, target, arguments.runs, arguments.seed, max(1, arguments.share), arguments.out)
+        for name, target in targets.items()
+    ]
     return 0 if all(clean) else 1
 
 

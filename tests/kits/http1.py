@@ -14,6 +14,7 @@ heads, body octets, ends and errors. This file knows nothing about pytest or hyp
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -80,13 +81,31 @@ class Trace:
 
 
 def read_request_head(parser: RequestParser) -> RequestHead:
-    return RequestHead(parser.method, parser.target, parser.path, parser.host, parser.version, tuple(parser.headers), parser.keep_alive,
-                       parser.expect_continue, parser.upgrade, parser.content_length, parser.chunked)
+    return RequestHead(
+        parser.method,
+        parser.target,
+        parser.path,
+        parser.host,
+        parser.version,
+        tuple(parser.headers),
+        parser.keep_alive,
+        parser.expect_continue,
+        parser.upgrade,
+        parser.content_length,
+        parser.chunked,
+    )
 
 
 def read_response_head(parser: ResponseParser) -> ResponseHead:
-    return ResponseHead(parser.status, parser.reason, parser.version, tuple(parser.headers), parser.keep_alive, parser.content_length,
-                        parser.chunked)
+    return ResponseHead(
+        parser.status,
+        parser.reason,
+        parser.version,
+        tuple(parser.headers),
+        parser.keep_alive,
+        parser.content_length,
+        parser.chunked,
+    )
 
 
 class _Driver:
@@ -163,7 +182,9 @@ def run_request(chunks: Iterable[bytes], limits: Limits, *, stop_at_close: bool 
     return driver.finish()
 
 
-def run_response(chunks: Iterable[bytes], limits: Limits, method: bytes = b"GET", *, eof: bool = False, lazy: bool = False) -> Trace:
+def run_response(
+    chunks: Iterable[bytes], limits: Limits, method: bytes = b"GET", *, eof: bool = False, lazy: bool = False
+) -> Trace:
     """The trace of a ResponseParser fed `chunks`, and then the end of the stream if `eof`."""
     driver = _Driver(ResponseParser(limits, method), read_response_head, False)
     fed = 0
@@ -187,13 +208,13 @@ def halves(raw: bytes) -> Iterator[list[bytes]]:
 
 def octets(raw: bytes) -> list[bytes]:
     """Byte by byte."""
-    return [raw[i:i + 1] for i in range(len(raw))]
+    return [raw[i : i + 1] for i in range(len(raw))]
 
 
 def cut(raw: bytes, places: Iterable[int]) -> list[bytes]:
     """`raw` cut at `places`; places out of range or repeated give empty chunks, which are harmless."""
     edges = [0, *sorted(min(max(place, 0), len(raw)) for place in places), len(raw)]
-    return [raw[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [raw[a:b] for a, b in itertools.pairwise(edges)]
 
 
 def random_cuts(raw: bytes, source: random.Random, most: int = 8) -> list[bytes]:
@@ -238,7 +259,11 @@ class Vector:
 def vectors() -> tuple[Vector, ...]:
     """All vectors on disk, by name."""
     return tuple(
-        Vector(str(path.relative_to(ROOT).with_suffix("")), path.read_bytes(), json.loads(path.with_suffix(".json").read_text()))
+        Vector(
+            str(path.relative_to(ROOT).with_suffix("")),
+            path.read_bytes(),
+            json.loads(path.with_suffix(".json").read_text()),
+        )
         for path in sorted(ROOT.rglob("*.http"))
     )
 

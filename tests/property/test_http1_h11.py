@@ -1,11 +1,13 @@
 """h11 as an oracle for agw's HTTP/1 framing: same octets, same heads and bodies, or a listed difference.
 
-Two tables list all differences that are meant. STRICTER names what h11 lets pass and agw refuses, LAXER what h11 refuses
-and agw lets pass; each row is a predicate on the octets of one message. The tests hold agw to the tables in every direction:
+Two tables list all differences that are meant. STRICTER names what h11 lets pass and agw refuses, LAXER what h11
+refuses and agw lets pass; each row is a predicate on the octets of one message. The tests hold agw to the tables in
+every direction:
 
 - what agw delivers, h11 delivers too, with the same content, unless a row of LAXER says why not;
 - what h11 delivers, agw delivers too, unless a row of STRICTER is true of the message;
-- whenever a row of STRICTER is true of a message h11 has delivered, agw does refuse it: the table is a promise, not an excuse;
+- whenever a row of STRICTER is true of a message h11 has delivered, agw does refuse it: the table is a promise, not an
+  excuse;
 - every row is shown by a vector: no dead rows.
 
 The predicates are written against the RFC text on regular expressions, not against agw's scanner.
@@ -21,14 +23,14 @@ from typing import Any
 
 import h11
 import pytest
+from agw._fast.http1 import Limits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agw._fast.http1 import Limits
 from tests.kits.http1 import Message, Trace, Vector, corpus, run_request, run_response, vectors
 from tests.kits.mutation import HTTP1_TOKENS, Mutator
 
-MUTATIONS = 50_000  # seeded mutations per parser and run; tests/fuzz goes on from here
+MUTATIONS = 30_000  # seeded mutations per parser and run; tests/fuzz goes on from here
 LIMITS = Limits()
 PROFILE = settings(max_examples=500, deadline=None, derandomize=True, database=None)
 
@@ -59,9 +61,14 @@ def listen_request(raw: bytes) -> Heard:
                 return heard
             if isinstance(event, h11.Request):
                 message = {
-                    "method": bytes(event.method), "target": bytes(event.target), "version": 10 if event.http_version == b"1.0" else 11,
-                    "headers": [(bytes(name), bytes(value)) for name, value in event.headers.raw_items()], "body": b"", "complete": False,
-                    "expect_continue": connection.they_are_waiting_for_100_continue, "keep_alive": None,
+                    "method": bytes(event.method),
+                    "target": bytes(event.target),
+                    "version": 10 if event.http_version == b"1.0" else 11,
+                    "headers": [(bytes(name), bytes(value)) for name, value in event.headers.raw_items()],
+                    "body": b"",
+                    "complete": False,
+                    "expect_continue": connection.they_are_waiting_for_100_continue,
+                    "keep_alive": None,
                 }
                 heard.messages.append(message)
             elif isinstance(event, h11.Data):
@@ -109,8 +116,12 @@ def listen_response(raw: bytes, method: bytes, eof: bool) -> Heard:
                 heard.starts[0] = here
             elif isinstance(event, h11.Response):
                 message = {
-                    "status": event.status_code, "reason": bytes(event.reason), "version": 10 if event.http_version == b"1.0" else 11,
-                    "headers": [(bytes(name), bytes(value)) for name, value in event.headers.raw_items()], "body": b"", "complete": False,
+                    "status": event.status_code,
+                    "reason": bytes(event.reason),
+                    "version": 10 if event.http_version == b"1.0" else 11,
+                    "headers": [(bytes(name), bytes(value)) for name, value in event.headers.raw_items()],
+                    "body": b"",
+                    "complete": False,
                 }
                 heard.messages.append(message)
             elif isinstance(event, h11.Data):
@@ -132,7 +143,7 @@ def listen_response(raw: bytes, method: bytes, eof: bool) -> Heard:
         return heard
 
 
-# ------------------------------------------------------------------------------------------------ one message, by the RFC
+# ----------------------------------------------------------------------------------------- one message, by the RFC
 
 HEAD_END = re.compile(rb"\n\r?\n")
 FIELD = re.compile(rb"([^:\r\n]*):[ \t]*(.*?)[ \t]*\r?\Z", re.DOTALL)
@@ -147,9 +158,9 @@ class Octets:
 
     def __init__(self, raw: bytes, request: bool, method: bytes = b"") -> None:
         end = HEAD_END.search(raw)
-        self.head = raw[:end.end()] if end else raw
+        self.head = raw[: end.end()] if end else raw
         self.whole_head = end is not None
-        self.rest = raw[len(self.head):]
+        self.rest = raw[len(self.head) :]
         self.request = request
         self.request_method = method
         lines = self.head.split(b"\n")
@@ -185,7 +196,7 @@ class Octets:
         return [value.lower() for value in self.all(b"transfer-encoding")] == [b"chunked"]
 
     def chunk_lines(self) -> Iterator[bytes]:
-        """The size lines as h11 finds them, without their CRLF; ends before the trailers, which stay in `self.trailers`."""
+        """The size lines as h11 finds them, without their CRLF; the trailers stay behind in `self.trailers`."""
         at, raw = 0, self.rest
         self.trailers = b""
         while True:
@@ -200,7 +211,7 @@ class Octets:
                 return
             size = int(match.group(1), 16)
             if size == 0:
-                self.trailers = raw[end + 2:]
+                self.trailers = raw[end + 2 :]
                 return
             at = end + 2 + size + 2
 
@@ -216,7 +227,7 @@ class Octets:
         if self.trailers[:2] == b"\r\n":
             return self.trailers[:2]
         end = HEAD_END.search(self.trailers)
-        return self.trailers[:end.end()] if end else self.trailers
+        return self.trailers[: end.end()] if end else self.trailers
 
 
 def is_ipv6(text: bytes) -> bool:
@@ -261,12 +272,18 @@ def bad_host(m: Octets) -> bool:
 
 def bad_ipv6(m: Octets) -> bool:
     hosts = [*m.all(b"host"), re.sub(rb"(?i)\Ahttps?://", b"", m.target)] if m.request else []
-    return any(literal and not is_ipv6(literal.group(1)) for literal in (re.match(rb"\[([^\]]*)\]", host) for host in hosts))
+    return any(
+        literal and not is_ipv6(literal.group(1)) for literal in (re.match(rb"\[([^\]]*)\]", host) for host in hosts)
+    )
 
 
 def over_head_limits(m: Octets) -> bool:
-    return (len(m.head) > 32768 or len(m.start) > 8192 or len(m.fields) > 100
-            or any(len(line.rstrip(b"\r")) > 16384 for line in m.lines))
+    return (
+        len(m.head) > 32768
+        or len(m.start) > 8192
+        or len(m.fields) > 100
+        or any(len(line.rstrip(b"\r")) > 16384 for line in m.lines)
+    )
 
 
 def over_chunk_limits(m: Octets) -> bool:
@@ -283,6 +300,7 @@ def any_size_line(test: Callable[[bytes, bytes], bool]) -> Callable[[Octets], bo
             return False
         matches = (SIZE.match(line) for line in m.chunk_lines())
         return any(test(match.group(1), match.group(2)) for match in matches if match)
+
     return predicate
 
 
@@ -296,24 +314,40 @@ STRICTER: dict[str, Callable[[Octets], bool]] = {
     "obs-fold (5.2)": head(lambda m: re.search(rb"\n[ \t]", m.head) is not None),
     "control octet in the head (9110 5.5)": head(lambda m: CTL.search(m.head) is not None),
     "HTTP version other than 1.x (9110 2.5)": head(lambda m: m.version[:7] != b"HTTP/1."),
-    "HTTP/1.2 and later without Host (3.2)": head(lambda m: m.request and m.version != b"HTTP/1.0" and not m.all(b"host")),
+    "HTTP/1.2 and later without Host (3.2)": head(
+        lambda m: m.request and m.version != b"HTTP/1.0" and not m.all(b"host")
+    ),
     "Host is no host[:port] (3.2)": head(bad_host),
     "IP-literal in Host or request-target is no IPv6 address (3986 3.2.2)": head(bad_ipv6),
     "request-target of none of the four forms (3.2)": head(lambda m: m.request and not is_target(m.method, m.target)),
     "Content-Length list, repeated, or of more than 18 digits (rule 1)": head(bad_length),
-    "Content-Length beside Transfer-Encoding (6.3)": head(lambda m: bool(m.all(b"content-length") and m.all(b"transfer-encoding"))),
-    "Transfer-Encoding in HTTP/1.0 (6.1)": head(lambda m: m.version == b"HTTP/1.0" and bool(m.all(b"transfer-encoding"))),
-    "Connection names a field that frames, routes or authorises (rule 8)": head(lambda m: any(
-        element.lower() in (b"content-length", b"transfer-encoding", b"host", b"authorization") for element in m.elements(b"connection"))),
-    "Connection option is no token (9110 7.6.1)": head(lambda m: any(not TOKEN.fullmatch(element) for element in m.elements(b"connection"))),
-    "expectation other than 100-continue (9110 10.1.1)": head(lambda m: m.request and any(
-        value.lower() != b"100-continue" for value in m.all(b"expect"))),
+    "Content-Length beside Transfer-Encoding (6.3)": head(
+        lambda m: bool(m.all(b"content-length") and m.all(b"transfer-encoding"))
+    ),
+    "Transfer-Encoding in HTTP/1.0 (6.1)": head(
+        lambda m: m.version == b"HTTP/1.0" and bool(m.all(b"transfer-encoding"))
+    ),
+    "Connection names a field that frames, routes or authorises (rule 8)": head(
+        lambda m: any(
+            element.lower() in (b"content-length", b"transfer-encoding", b"host", b"authorization")
+            for element in m.elements(b"connection")
+        )
+    ),
+    "Connection option is no token (9110 7.6.1)": head(
+        lambda m: any(not TOKEN.fullmatch(element) for element in m.elements(b"connection"))
+    ),
+    "expectation other than 100-continue (9110 10.1.1)": head(
+        lambda m: m.request and any(value.lower() != b"100-continue" for value in m.all(b"expect"))
+    ),
     "a limit of the head (rule 10)": head(over_head_limits),
     "blank after the chunk size (rule 2)": any_size_line(lambda size, rest: rest[:1] in (b" ", b"\t")),
-    "control octet in a chunk extension (7.1.1)": any_size_line(lambda size, rest: re.search(rb"[\x00-\x08\x0a-\x1f\x7f]", rest) is not None),
+    "control octet in a chunk extension (7.1.1)": any_size_line(
+        lambda size, rest: re.search(rb"[\x00-\x08\x0a-\x1f\x7f]", rest) is not None
+    ),
     "chunk size of more than 15 digits (rule 2)": any_size_line(lambda size, rest: len(size) > 15),
-    "bare LF, fold or control octet in the trailers (7.1.2)": lambda m: re.search(
-        rb"(?<!\r)\n|\n[ \t]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", m.trailer_lines) is not None,
+    "bare LF, fold or control octet in the trailers (7.1.2)": lambda m: (
+        re.search(rb"(?<!\r)\n|\n[ \t]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", m.trailer_lines) is not None
+    ),
     "a limit of chunk lines or trailers (rule 10)": over_chunk_limits,
 }
 
@@ -333,11 +367,15 @@ def unfinished(m: Octets) -> bool:
 
 # What agw accepts though h11 refuses it.
 LAXER: dict[str, Callable[[bytes, Octets], bool]] = {
-    "one or two empty lines before the request-line (2.2: SHOULD ignore at least one)": lambda raw, m: m.request and re.match(
-        rb"(\r\n){1,2}[^\r\n]", raw) is not None,
-    "framing fields in trailers (7.1.2: trailers are dropped, so nothing reads them)": lambda raw, m: re.search(
-        rb"(?i)^(content-length|transfer-encoding):", m.trailer_lines, re.MULTILINE) is not None,
-    "101 (9110 15.2.2: whether it was asked for is the caller's to know)": lambda raw, m: not m.request and m.start[9:12] == b"101",
+    "one or two empty lines before the request-line (2.2: SHOULD ignore at least one)": lambda raw, m: (
+        m.request and re.match(rb"(\r\n){1,2}[^\r\n]", raw) is not None
+    ),
+    "framing fields in trailers (7.1.2: trailers are dropped, so nothing reads them)": lambda raw, m: (
+        re.search(rb"(?i)^(content-length|transfer-encoding):", m.trailer_lines, re.MULTILINE) is not None
+    ),
+    "101 (9110 15.2.2: whether it was asked for is the caller's to know)": lambda raw, m: (
+        not m.request and m.start[9:12] == b"101"
+    ),
 }
 
 
@@ -351,10 +389,13 @@ def excuses(raw: bytes, m: Octets) -> list[str]:
 
 # ------------------------------------------------------------------------------------------------------ the comparison
 
+
 def same_headers(ours: tuple[tuple[bytes, bytes], ...], theirs: list[tuple[bytes, bytes]]) -> bool:
     """h11 delivers the value of Transfer-Encoding in lower case."""
+
     def plain(headers: Any) -> list[tuple[bytes, bytes]]:
         return [(name, value.lower() if name.lower() == b"transfer-encoding" else value) for name, value in headers]
+
     return plain(ours) == plain(theirs)
 
 
@@ -378,21 +419,25 @@ def compare(raw: bytes, ours: Trace, heard: Heard, make: Callable[[bytes], Octet
         if heard.stopped and number >= len(heard.messages):
             return set()
         if theirs is None and mine is None:
-            # Neither delivered a head. h11 waits for the empty line, agw judges each line: end the head behind the last one.
+            # Neither delivered a head. h11 waits for the empty line, agw judges each line: end the head there.
             if ours.error is not None and heard.refused is None and not over_head_limits(octets):
-                lines = octets.head[:octets.head.rfind(b"\n") + 1]
-                assert lines and not octets.whole_head, f"agw refuses ({ours.error}) an incomplete line: {raw[start:]!r}"
+                lines = octets.head[: octets.head.rfind(b"\n") + 1]
+                assert lines, f"agw refuses ({ours.error}) an incomplete line: {raw[start:]!r}"
                 closed = lines + b"\r\n"
                 again = Octets(closed, octets.request, octets.request_method)
-                listened = listen_request(closed) if octets.request else listen_response(closed, octets.request_method, False)
-                assert listened.refused or reasons(again), f"agw refuses ({ours.error}) a head h11 accepts so far: {lines!r}"
+                listened = (
+                    listen_request(closed) if octets.request else listen_response(closed, octets.request_method, False)
+                )
+                assert listened.refused or reasons(again), (
+                    f"agw refuses ({ours.error}) a head h11 accepts so far: {lines!r}"
+                )
             return set()
         if theirs is None:
             assert mine is not None
             # The octets behind the empty lines agw skipped are compared on their own.
             row = excuses(raw[start:], octets)
             assert row, f"agw accepts a head, h11 says {heard.refused}: {raw[start:]!r}"
-            if octets.request and raw[start:start + 2] == b"\r\n":
+            if octets.request and raw[start : start + 2] == b"\r\n":
                 skipped = raw[start:].lstrip(b"\r\n")
                 rest = Trace(messages=ours.messages[number:], error=ours.error)
                 return {*row, *compare(skipped, rest, listen_request(skipped), make)}
@@ -409,13 +454,17 @@ def compare(raw: bytes, ours: Trace, heard: Heard, make: Callable[[bytes], Octet
             continue
         if mine.complete:
             row = excuses(raw[start:], octets)
-            assert row, f"agw completes a message, h11 says {heard.refused or 'that more is needed'}: {raw[start:end]!r}"
+            assert row, (
+                f"agw completes a message, h11 says {heard.refused or 'that more is needed'}: {raw[start:end]!r}"
+            )
             return set(row)
         # Both are inside the body.
         if ours.error is None and heard.refused is None:
             assert mine.body == theirs["body"]
         elif ours.error is None:
-            assert excuses(raw[start:], octets), f"agw waits inside a body h11 refuses ({heard.refused}): {raw[start:end]!r}"
+            assert excuses(raw[start:], octets), (
+                f"agw waits inside a body h11 refuses ({heard.refused}): {raw[start:end]!r}"
+            )
         elif heard.refused is None:
             assert why or unfinished(octets), f"agw refuses ({ours.error}) a body h11 reads on: {raw[start:end]!r}"
         assert mine.body.startswith(theirs["body"]) or theirs["body"].startswith(mine.body)
@@ -424,7 +473,9 @@ def compare(raw: bytes, ours: Trace, heard: Heard, make: Callable[[bytes], Octet
 
 
 def compare_request(raw: bytes) -> set[str]:
-    return compare(raw, run_request([raw], LIMITS, stop_at_close=True), listen_request(raw), lambda part: Octets(part, True))
+    return compare(
+        raw, run_request([raw], LIMITS, stop_at_close=True), listen_request(raw), lambda part: Octets(part, True)
+    )
 
 
 def compare_response(raw: bytes, method: bytes, eof: bool) -> set[str]:
@@ -439,7 +490,7 @@ def compare_response(raw: bytes, method: bytes, eof: bool) -> set[str]:
             return set(why)
         assert not why, f"agw accepts an interim head in spite of {why}"
     if heard.stopped and ours.complete:
-        assert ours.surplus == raw[heard.end:]
+        assert ours.surplus == raw[heard.end :]
     rows |= compare(raw, ours, heard, lambda part: Octets(part, False, method))
     return rows
 
@@ -490,15 +541,17 @@ def test_mutated_responses() -> None:
             raise AssertionError(f"{problem}\n  input: {raw!r}, {method!r}, eof={eof}") from problem
 
 
-EDITS = st.lists(st.tuples(st.sampled_from(["insert", "delete", "replace"]), st.integers(0, 1 << 16), st.sampled_from(HTTP1_TOKENS)),
-                 max_size=3)
+EDITS = st.lists(
+    st.tuples(st.sampled_from(["insert", "delete", "replace"]), st.integers(0, 1 << 16), st.sampled_from(HTTP1_TOKENS)),
+    max_size=3,
+)
 
 
 def edited(raw: bytes, edits: list[tuple[str, int, bytes]]) -> bytes:
     for kind, place, token in edits:
         at = place % (len(raw) + 1)
         over = {"insert": 0, "delete": len(token), "replace": len(token)}[kind]
-        raw = raw[:at] + (b"" if kind == "delete" else token) + raw[at + over:]
+        raw = raw[:at] + (b"" if kind == "delete" else token) + raw[at + over :]
     return raw
 
 
@@ -516,15 +569,87 @@ def test_edited_responses(vector: Vector, edits: list[tuple[str, int, bytes]], m
 
 # Requests composed of parts that are each plausible: what mutation reaches rarely is the unlucky combination.
 METHODS = st.sampled_from([b"GET", b"POST", b"OPTIONS", b"CONNECT", b"TRACE", b"get", b"A!", b"G(T", b""])
-TARGETS = st.sampled_from([b"/", b"/p?q", b"*", b"a:80", b"http://b/", b"http://[::1]:1/p", b"http://u@b/", b"HTTPS://b?q", b"ftp://b/", b"/#", b"//x",
-                           b"?", b"", b"http://"])
+TARGETS = st.sampled_from(
+    [
+        b"/",
+        b"/p?q",
+        b"*",
+        b"a:80",
+        b"http://b/",
+        b"http://[::1]:1/p",
+        b"http://u@b/",
+        b"HTTPS://b?q",
+        b"ftp://b/",
+        b"/#",
+        b"//x",
+        b"?",
+        b"",
+        b"http://",
+    ]
+)
 VERSIONS = st.sampled_from([b"HTTP/1.1", b"HTTP/1.1", b"HTTP/1.0", b"HTTP/1.2", b"HTTP/2.0", b"HTTP/1.01", b"http/1.1"])
-NAMES = st.sampled_from([b"Host", b"Content-Length", b"Transfer-Encoding", b"Connection", b"Expect", b"Upgrade", b"X", b"hOsT", b"TE", b"X ", b"", b"\xe9"])
-VALUES = st.sampled_from([b"a", b"5", b"0", b"chunked", b"Chunked", b"gzip, chunked", b"identity", b"close", b"keep-alive", b"keep-alive, close", b"Host",
-                          b"100-continue", b"websocket", b"upgrade", b"", b"5, 5", b"05", b"+5", b"[::1]", b"a:80", b"a@b", b"a b", b"\x01", b"\xff",
-                          b"\t", b"0" * 18, b"0" * 19])
-BODIES = st.sampled_from([b"", b"hello", b"0\r\n\r\n", b"5\r\nhello\r\n0\r\n\r\n", b"5;a\r\nhello\r\n0\r\nX: v\r\n\r\n", b"5 \r\nhello\r\n0\r\n\r\n",
-                          b"5\r\nhello0\r\n\r\n", b"5\r\nhelloXX0\r\n\r\n", b"0\r\nContent-Length: x\r\n\r\n", b"5;\x01\r\nhello\r\n", b"0" * 17])
+NAMES = st.sampled_from(
+    [
+        b"Host",
+        b"Content-Length",
+        b"Transfer-Encoding",
+        b"Connection",
+        b"Expect",
+        b"Upgrade",
+        b"X",
+        b"hOsT",
+        b"TE",
+        b"X ",
+        b"",
+        b"\xe9",
+    ]
+)
+VALUES = st.sampled_from(
+    [
+        b"a",
+        b"5",
+        b"0",
+        b"chunked",
+        b"Chunked",
+        b"gzip, chunked",
+        b"identity",
+        b"close",
+        b"keep-alive",
+        b"keep-alive, close",
+        b"Host",
+        b"100-continue",
+        b"websocket",
+        b"upgrade",
+        b"",
+        b"5, 5",
+        b"05",
+        b"+5",
+        b"[::1]",
+        b"a:80",
+        b"a@b",
+        b"a b",
+        b"\x01",
+        b"\xff",
+        b"\t",
+        b"0" * 18,
+        b"0" * 19,
+    ]
+)
+BODIES = st.sampled_from(
+    [
+        b"",
+        b"hello",
+        b"0\r\n\r\n",
+        b"5\r\nhello\r\n0\r\n\r\n",
+        b"5;a\r\nhello\r\n0\r\nX: v\r\n\r\n",
+        b"5 \r\nhello\r\n0\r\n\r\n",
+        b"5\r\nhello0\r\n\r\n",
+        b"5\r\nhelloXX0\r\n\r\n",
+        b"0\r\nContent-Length: x\r\n\r\n",
+        b"5;\x01\r\nhello\r\n",
+        b"0" * 17,
+    ]
+)
 EOLS = st.sampled_from([b"\r\n"] * 12 + [b"\n", b"\r\n ", b"\r\r\n"])
 
 
@@ -548,9 +673,28 @@ def test_composed_requests(raw: bytes) -> None:
 
 
 @PROFILE
-@given(st.sampled_from([b"HTTP/1.1 200 OK", b"HTTP/1.1 204 N", b"HTTP/1.1 304", b"HTTP/1.0 200 OK", b"HTTP/1.1 100 C", b"HTTP/1.1 101 S", b"HTTP/2.0 200 OK"]),
-       st.lists(st.tuples(NAMES, VALUES, EOLS), max_size=4), EOLS, st.lists(BODIES, max_size=3), st.sampled_from([b"GET", b"HEAD"]), st.booleans())
-def test_composed_responses(status: bytes, fields: list[tuple[bytes, bytes, bytes]], eol: bytes, bodies: list[bytes], method: bytes,
-                            eof: bool) -> None:
-    raw = status + b"\r\n" + b"".join(name + b": " + value + end for name, value, end in fields) + eol + b"".join(bodies)
+@given(
+    st.sampled_from(
+        [
+            b"HTTP/1.1 200 OK",
+            b"HTTP/1.1 204 N",
+            b"HTTP/1.1 304",
+            b"HTTP/1.0 200 OK",
+            b"HTTP/1.1 100 C",
+            b"HTTP/1.1 101 S",
+            b"HTTP/2.0 200 OK",
+        ]
+    ),
+    st.lists(st.tuples(NAMES, VALUES, EOLS), max_size=4),
+    EOLS,
+    st.lists(BODIES, max_size=3),
+    st.sampled_from([b"GET", b"HEAD"]),
+    st.booleans(),
+)
+def test_composed_responses(
+    status: bytes, fields: list[tuple[bytes, bytes, bytes]], eol: bytes, bodies: list[bytes], method: bytes, eof: bool
+) -> None:
+    raw = (
+        status + b"\r\n" + b"".join(name + b": " + value + end for name, value, end in fields) + eol + b"".join(bodies)
+    )
     compare_response(raw, method, eof)

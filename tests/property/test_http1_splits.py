@@ -1,7 +1,8 @@
 """Invariants of the HTTP/1 framing machines over generated input.
 
 - Split independence: however the octets are cut, and however late the events are taken, the trace is the same.
-- What is well-formed is read back exactly: requests and responses composed from their parts, pipelined and cut at random.
+- What is well-formed is read back exactly: requests and responses composed from their parts, pipelined and cut at
+  random.
 - Limits bind at the octet: n is accepted, n + 1 is refused, with the status the limit stands for, and an input without
   end is refused as soon as it cannot be within the limit any more, not when a line end comes.
 - Nothing escapes but TypeError and OverflowError for arguments of the wrong type or range.
@@ -17,10 +18,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from agw._fast.http1 import ERROR, NEED_DATA, Limits, RequestParser, ResponseParser
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from agw._fast.http1 import ERROR, NEED_DATA, Limits, RequestParser, ResponseParser
 from tests.kits.http1 import corpus, cut, octets, run_request, run_response
 from tests.kits.mutation import HTTP1_TOKENS, Mutator
 
@@ -33,8 +34,17 @@ RESPONSES = corpus(requests=False)
 CUTS = st.lists(st.integers(0, 700), max_size=9)
 LIMITS = st.one_of(
     st.just(Limits()),
-    st.builds(Limits, max_line=st.integers(0, 64), max_field=st.integers(0, 64), max_head=st.integers(64, 300), max_headers=st.integers(0, 5),
-              max_chunk_line=st.integers(0, 20), max_chunk_ext=st.integers(0, 20), max_trailers=st.integers(0, 20)))
+    st.builds(
+        Limits,
+        max_line=st.integers(0, 64),
+        max_field=st.integers(0, 64),
+        max_head=st.integers(64, 300),
+        max_headers=st.integers(0, 5),
+        max_chunk_line=st.integers(0, 20),
+        max_chunk_ext=st.integers(0, 20),
+        max_trailers=st.integers(0, 20),
+    ),
+)
 METHOD = st.sampled_from([b"GET", b"HEAD", b"POST", b"", b"\xff"])
 
 
@@ -42,10 +52,13 @@ def soup(near: list[bytes]) -> st.SearchStrategy[bytes]:
     """Octets from nothing in common with HTTP to a valid stream with one flaw."""
     tokens = st.lists(st.one_of(st.sampled_from(HTTP1_TOKENS), st.binary(max_size=4)), max_size=30).map(b"".join)
     mutated = st.integers(0, 1 << 32).map(lambda seed: Mutator(seed, near, HTTP1_TOKENS, 1024).mutate())
-    return st.one_of(mutated, mutated, tokens, st.binary(max_size=64), st.lists(st.sampled_from(near), max_size=3).map(b"".join))
+    return st.one_of(
+        mutated, mutated, tokens, st.binary(max_size=64), st.lists(st.sampled_from(near), max_size=3).map(b"".join)
+    )
 
 
 # ------------------------------------------------------------------------------------------------- split independence
+
 
 @PROFILE
 @given(soup(REQUESTS), CUTS, LIMITS)
@@ -58,7 +71,9 @@ def test_requests_read_the_same_however_cut(raw: bytes, places: list[int], limit
 
 @PROFILE
 @given(soup(RESPONSES), CUTS, LIMITS, METHOD, st.booleans())
-def test_responses_read_the_same_however_cut(raw: bytes, places: list[int], limits: Limits, method: bytes, eof: bool) -> None:
+def test_responses_read_the_same_however_cut(
+    raw: bytes, places: list[int], limits: Limits, method: bytes, eof: bool
+) -> None:
     whole = run_response([raw], limits, method, eof=eof)
     assert run_response(cut(raw, places), limits, method, eof=eof) == whole
     assert run_response(octets(raw), limits, method, eof=eof) == whole
@@ -83,13 +98,23 @@ def test_mutations_read_the_same_however_cut(place: int) -> None:
 # --------------------------------------------------------------------------------------------------------- read back
 
 TOKENS = st.text("!#$%&'*+-.^_`|~09azAZ", min_size=1, max_size=12).map(str.encode)
-VALUES = st.lists(st.sampled_from([*range(0x21, 0x7F), *range(0x80, 0x100), 0x20, 0x09]), max_size=20).map(bytes).map(lambda v: v.strip(b" \t"))
+VALUES = (
+    st.lists(st.sampled_from([*range(0x21, 0x7F), *range(0x80, 0x100), 0x20, 0x09]), max_size=20)
+    .map(bytes)
+    .map(lambda v: v.strip(b" \t"))
+)
 RESERVED = {b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade"}
 FIELDS = st.lists(st.tuples(TOKENS.filter(lambda name: name.lower() not in RESERVED), VALUES), max_size=5)
 BLANKS = st.text(" \t", max_size=3).map(str.encode)
-PATHS = st.lists(st.sampled_from([bytes([c]) for c in range(0x21, 0x7F) if c not in b"#?"]), max_size=12).map(lambda parts: b"/" + b"".join(parts))
-QUERIES = st.one_of(st.just(b""), st.lists(st.sampled_from([bytes([c]) for c in range(0x21, 0x7F) if c != 0x23]), max_size=8).map(
-    lambda parts: b"?" + b"".join(parts)))
+PATHS = st.lists(st.sampled_from([bytes([c]) for c in range(0x21, 0x7F) if c not in b"#?"]), max_size=12).map(
+    lambda parts: b"/" + b"".join(parts)
+)
+QUERIES = st.one_of(
+    st.just(b""),
+    st.lists(st.sampled_from([bytes([c]) for c in range(0x21, 0x7F) if c != 0x23]), max_size=8).map(
+        lambda parts: b"?" + b"".join(parts)
+    ),
+)
 HOSTS = st.sampled_from([b"a", b"b.example:80", b"[::1]", b"[2001:db8::1]:8443", b"10.0.0.1"])
 EXTENSIONS = st.sampled_from([b"", b"", b";a", b";a=b", b';a="b;c"', b';a="\\""'])
 
@@ -113,9 +138,15 @@ def bodies(draw: st.DrawFn) -> tuple[list[tuple[bytes, bytes]], bytes, bytes]:
         payload = draw(st.binary(max_size=40))
         return [(b"Content-Length", b"0" * draw(st.integers(0, 3)) + b"%d" % len(payload))], payload, payload
     chunks = draw(st.lists(st.binary(min_size=1, max_size=20), max_size=4))
-    wire = b"".join(b"%s%x%s\r\n%s\r\n" % (b"0" * draw(st.integers(0, 3)), len(chunk), draw(EXTENSIONS), chunk) for chunk in chunks)
+    wire = b"".join(
+        b"%s%x%s\r\n%s\r\n" % (b"0" * draw(st.integers(0, 3)), len(chunk), draw(EXTENSIONS), chunk) for chunk in chunks
+    )
     trailers = b"".join(name + b":" + value + b"\r\n" for name, value in draw(FIELDS))
-    return [(b"Transfer-Encoding", draw(st.sampled_from([b"chunked", b"Chunked"])))], wire + b"0\r\n" + trailers + b"\r\n", b"".join(chunks)
+    return (
+        [(b"Transfer-Encoding", draw(st.sampled_from([b"chunked", b"Chunked"])))],
+        wire + b"0\r\n" + trailers + b"\r\n",
+        b"".join(chunks),
+    )
 
 
 def lines(fields: list[tuple[bytes, bytes]], draw: st.DrawFn) -> bytes:
@@ -130,9 +161,23 @@ def requests(draw: st.DrawFn) -> Composed:
     fields = draw(st.permutations([(b"Host", host), *framing, *draw(FIELDS)]))
     raw = method + b" " + target + b" HTTP/1.1\r\n" + lines(fields, draw) + wire
     length = int(framing[0][1]) if framing and framing[0][0] == b"Content-Length" else -1
-    return Composed(raw, {
-        "method": method, "target": target, "path": path, "host": host, "version": 11, "headers": tuple(fields), "keep_alive": True,
-        "expect_continue": False, "upgrade": b"", "content_length": length, "chunked": bool(framing) and length < 0}, payload)
+    return Composed(
+        raw,
+        {
+            "method": method,
+            "target": target,
+            "path": path,
+            "host": host,
+            "version": 11,
+            "headers": tuple(fields),
+            "keep_alive": True,
+            "expect_continue": False,
+            "upgrade": b"",
+            "content_length": length,
+            "chunked": bool(framing) and length < 0,
+        },
+        payload,
+    )
 
 
 @PROFILE
@@ -142,21 +187,33 @@ def test_composed_requests_are_read_back(messages: list[Composed], places: list[
     trace = run_request(cut(raw, places), Limits(), lazy=lazy)
     assert trace.error is None
     assert [(message.head._asdict(), message.body, message.complete) for message in trace.messages] == [
-        (message.fields, message.body, True) for message in messages]
+        (message.fields, message.body, True) for message in messages
+    ]
 
 
 @PROFILE
 @given(st.integers(200, 999), VALUES, FIELDS, bodies(), st.binary(max_size=8), CUTS, st.data())
-def test_composed_responses_are_read_back(status: int, reason: bytes, others: list[tuple[bytes, bytes]],
-                                          body: tuple[list[tuple[bytes, bytes]], bytes, bytes], surplus: bytes, places: list[int],
-                                          data: st.DataObject) -> None:
+def test_composed_responses_are_read_back(
+    status: int,
+    reason: bytes,
+    others: list[tuple[bytes, bytes]],
+    body: tuple[list[tuple[bytes, bytes]], bytes, bytes],
+    surplus: bytes,
+    places: list[int],
+    data: st.DataObject,
+) -> None:
     framing, wire, payload = body
     fields = data.draw(st.permutations([*framing, *others]))
     head = b"HTTP/1.1 %d %s\r\n" % (status, reason) + lines(fields, data.draw)
     bodyless = status in (204, 304)
     trace = run_response(cut(head + wire + surplus, places), Limits(), eof=True)
     (message,) = trace.messages
-    assert (message.head.status, message.head.reason, message.head.headers, message.complete) == (status, reason, tuple(fields), True)
+    assert (message.head.status, message.head.reason, message.head.headers, message.complete) == (
+        status,
+        reason,
+        tuple(fields),
+        True,
+    )
     if bodyless:
         assert (message.body, trace.surplus) == (b"", wire + surplus)
     elif not framing:
@@ -166,6 +223,7 @@ def test_composed_responses_are_read_back(status: int, reason: bytes, others: li
 
 
 # ------------------------------------------------------------------------------------------------------------ limits
+
 
 def line_of(size: int) -> bytes:
     """A request whose first line has `size` octets before its CRLF."""
@@ -201,7 +259,13 @@ def chunk_line_of(size: int) -> bytes:
 def extensions_of(size: int) -> bytes:
     """A chunked request with `size` octets of extension in all, behind the semicolons, spread over several chunks."""
     each, rest = divmod(size, 4)
-    return CHUNKED + b"".join(b"1;" + b"a" * n + b"\r\nx\r\n" for n in (each, each, each)) + b"0;" + b"a" * (each + rest) + b"\r\n\r\n"
+    return (
+        CHUNKED
+        + b"".join(b"1;" + b"a" * n + b"\r\nx\r\n" for n in (each, each, each))
+        + b"0;"
+        + b"a" * (each + rest)
+        + b"\r\n\r\n"
+    )
 
 
 def trailers_of(size: int) -> bytes:
@@ -219,8 +283,15 @@ class Bound:
     room: dict[str, int]  # the other limits
 
 
-WIDE = {"max_line": 8192, "max_field": 8192, "max_head": 1 << 20, "max_headers": 5000, "max_chunk_line": 8192, "max_chunk_ext": 1 << 20,
-        "max_trailers": 1 << 20}
+WIDE = {
+    "max_line": 8192,
+    "max_field": 8192,
+    "max_head": 1 << 20,
+    "max_headers": 5000,
+    "max_chunk_line": 8192,
+    "max_chunk_ext": 1 << 20,
+    "max_trailers": 1 << 20,
+}
 BOUNDS = [
     Bound("max_line", line_of, (414,), 20, WIDE),
     Bound("max_field", field_of, (431,), 8, WIDE),
@@ -235,9 +306,17 @@ REPORTED = {
     "max_chunk_line": "the semicolon is not counted: a line of max_chunk_line + 1 octets passes",
     "max_trailers": "the CR of the final empty line is counted: exactly max_trailers octets of fields are refused",
 }
-EACH_BOUND = pytest.mark.parametrize("bound", [
-    pytest.param(bound, id=bound.name, marks=pytest.mark.xfail(reason=REPORTED[bound.name], strict=True) if bound.name in REPORTED else ())
-    for bound in BOUNDS])
+EACH_BOUND = pytest.mark.parametrize(
+    "bound",
+    [
+        pytest.param(
+            bound,
+            id=bound.name,
+            marks=pytest.mark.xfail(reason=REPORTED[bound.name], strict=True) if bound.name in REPORTED else (),
+        )
+        for bound in BOUNDS
+    ],
+)
 
 
 @EACH_BOUND
@@ -258,8 +337,11 @@ def test_limit_binds_at_the_octet(bound: Bound, more: int, places: list[int]) ->
                 assert trace.error[0] in bound.statuses
 
 
-@pytest.mark.parametrize("bound", [bound for bound in BOUNDS if bound.name in ("max_line", "max_field", "max_head", "max_headers")],
-                         ids=lambda bound: bound.name)
+@pytest.mark.parametrize(
+    "bound",
+    [bound for bound in BOUNDS if bound.name in ("max_line", "max_field", "max_head", "max_headers")],
+    ids=lambda bound: bound.name,
+)
 @SMALL
 @given(st.integers(0, 300), CUTS)
 def test_limit_of_a_response_head_binds_at_the_octet(bound: Bound, more: int, places: list[int]) -> None:
@@ -278,11 +360,21 @@ def test_limit_of_a_response_head_binds_at_the_octet(bound: Bound, more: int, pl
 
 
 ENDLESS = [
-    ("max_line", b"", b"G"), ("max_line", b"GET /", b"x"), ("max_field", b"GET / HTTP/1.1\r\n", b"X"),
-    ("max_field", b"GET / HTTP/1.1\r\nX:", b" "), ("max_field", b"GET / HTTP/1.1\r\nX:", b"v"), ("max_head", b"GET / HTTP/1.1\r\n", b"X:v\r\n"),
-    ("max_headers", b"GET / HTTP/1.1\r\n", b"X:\r\n"), ("max_chunk_line", CHUNKED + b"1;", b"a"), ("max_chunk_ext", CHUNKED, b"1;a\r\nx\r\n"),
-    ("max_trailers", CHUNKED + b"0\r\n", b"X:v\r\n"), ("max_trailers", CHUNKED + b"0\r\nX:", b"v"), ("max_trailers", CHUNKED + b"0\r\n", b"X"),
-    ("max_head", b"", b"\r\n"), ("max_chunk_line", CHUNKED, b"0"), ("max_chunk_line", CHUNKED, b"f"),
+    ("max_line", b"", b"G"),
+    ("max_line", b"GET /", b"x"),
+    ("max_field", b"GET / HTTP/1.1\r\n", b"X"),
+    ("max_field", b"GET / HTTP/1.1\r\nX:", b" "),
+    ("max_field", b"GET / HTTP/1.1\r\nX:", b"v"),
+    ("max_head", b"GET / HTTP/1.1\r\n", b"X:v\r\n"),
+    ("max_headers", b"GET / HTTP/1.1\r\n", b"X:\r\n"),
+    ("max_chunk_line", CHUNKED + b"1;", b"a"),
+    ("max_chunk_ext", CHUNKED, b"1;a\r\nx\r\n"),
+    ("max_trailers", CHUNKED + b"0\r\n", b"X:v\r\n"),
+    ("max_trailers", CHUNKED + b"0\r\nX:", b"v"),
+    ("max_trailers", CHUNKED + b"0\r\n", b"X"),
+    ("max_head", b"", b"\r\n"),
+    ("max_chunk_line", CHUNKED, b"0"),
+    ("max_chunk_line", CHUNKED, b"f"),
 ]
 
 
@@ -307,6 +399,7 @@ def test_endless_input_is_cut_while_reading(name: str, start: bytes, again: byte
 
 
 # ------------------------------------------------------------------------------------------------------------ misuse
+
 
 @pytest.mark.parametrize("argument", [None, "text", 5, [b"x"]], ids=repr)
 @pytest.mark.parametrize("make", [RequestParser, ResponseParser])

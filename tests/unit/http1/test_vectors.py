@@ -1,28 +1,29 @@
-"""Every vector of tests/vectors/http1, fed whole and split in every way that could matter: always the verdict it asks for.
+"""Every vector of tests/vectors/http1, fed whole and in all splits that could matter, gets the verdict it asks for.
 
-Beyond the verdict of each vector this holds agw to what follows from its being incremental and pipelined:
-a prefix of a valid message is never refused and never complete; what comes before or after a message changes nothing in it;
-requests that were complete before a framing error are delivered first (reliability.md, rule 4).
+Beyond the verdict of each vector this holds agw to what follows from its being incremental and pipelined: a prefix of a
+valid message is never refused and never complete; what comes before or after a message changes nothing in it; requests
+that were complete before a framing error are delivered first, and nothing is parsed behind it (rule 4).
 """
 
 from __future__ import annotations
 
-import importlib.util
 import random
 from collections.abc import Iterable
-from pathlib import Path
 
 import pytest
 
 from tests.kits.http1 import ROOT, Trace, Vector, halves, judge, octets, random_cuts, run_request, vectors
+from tests.vectors.http1 import generate
 
 NEXT = b"GET /next HTTP/1.1\r\nHost: next\r\n\r\n"
 SHORT = 400  # octets up to which every two-way split is tried
 
 # Vectors agw does not satisfy yet, by name, each with what it does instead. A row whose vector passes is an error.
 REPORTED = {
-    **{f"request/invalid/host-ipv6-{name}": "any hex digits, colons and dots in brackets pass for an IPv6 address"
-       for name in ("one-group", "three-colons", "dots", "nine-groups", "two-gaps", "five-digits")},
+    **{
+        f"request/invalid/host-ipv6-{name}": "any hex digits, colons and dots in brackets pass for an IPv6 address"
+        for name in ("one-group", "three-colons", "dots", "nine-groups", "two-gaps", "five-digits")
+    },
     "request/valid/upgrade-1.0-ignored": "Upgrade is taken from HTTP/1.0",
     "response/invalid/eof-after-100": "the end of the stream after an interim response is no error",
 }
@@ -35,9 +36,17 @@ def named(chosen: Iterable[Vector]) -> pytest.MarkDecorator:
 
 
 def named_with_known_gaps(chosen: Iterable[Vector]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("vector", [
-        pytest.param(vector, id=vector.name, marks=pytest.mark.xfail(reason=REPORTED[vector.name], strict=True)
-                     if vector.name in REPORTED else ()) for vector in chosen])
+    return pytest.mark.parametrize(
+        "vector",
+        [
+            pytest.param(
+                vector,
+                id=vector.name,
+                marks=pytest.mark.xfail(reason=REPORTED[vector.name], strict=True) if vector.name in REPORTED else (),
+            )
+            for vector in chosen
+        ],
+    )
 
 
 def pipelining(vector: Vector) -> bool:
@@ -54,8 +63,13 @@ VALID_WHOLE = [vector for vector in ALL if vector.is_valid and not vector.expect
 
 
 def test_the_tree_is_complete() -> None:
-    """Each class has its files, each .http its .json and the other way round; the floor keeps a bad glob from passing."""
-    for kind, floor in [("request/valid", 140), ("request/invalid", 340), ("response/valid", 50), ("response/invalid", 80)]:
+    """Each .http has its .json and the other way round; the floors keep a bad glob from passing."""
+    for kind, floor in [
+        ("request/valid", 140),
+        ("request/invalid", 340),
+        ("response/valid", 50),
+        ("response/invalid", 80),
+    ]:
         bodies, verdicts = ({path.stem for path in (ROOT / kind).glob(f"*.{suffix}")} for suffix in ("http", "json"))
         assert bodies == verdicts
         assert len(bodies) >= floor
@@ -63,13 +77,9 @@ def test_the_tree_is_complete() -> None:
 
 def test_the_generator_writes_what_is_on_disk() -> None:
     """A vector edited by hand, or a generator edited without running it, is found here."""
-    spec = importlib.util.spec_from_file_location("http1_vectors_generate", ROOT / "generate.py")
-    assert spec is not None and spec.loader is not None
-    generate = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(generate)
     files = generate.build()
     assert generate.on_disk() == set(files)
-    assert [name for name, content in files.items() if (Path(ROOT) / name).read_bytes() != content] == []
+    assert [name for name, content in files.items() if (ROOT / name).read_bytes() != content] == []
 
 
 @named_with_known_gaps(ALL)
@@ -113,10 +123,10 @@ def test_what_follows_changes_nothing(vector: Vector) -> None:
         whole = vector.raw + tail
         for chunks in ([whole], [vector.raw, tail], octets(whole), random_cuts(whole, source)):
             trace = vector.run(chunks)
-            assert trace.messages[:len(alone.messages)] == alone.messages
+            assert trace.messages[: len(alone.messages)] == alone.messages
             if tail.endswith(NEXT):
                 assert trace.error is None
-                assert [message.head.target for message in trace.messages[len(alone.messages):]] == [b"/next"]
+                assert [message.head.target for message in trace.messages[len(alone.messages) :]] == [b"/next"]
             else:
                 assert len(trace.messages) == len(alone.messages)
                 assert (trace.error is not None) == tail.startswith(b"\x16")
@@ -143,7 +153,7 @@ def test_nothing_is_parsed_after_an_error(vector: Vector) -> None:
 
 @named([vector for vector in VALID_WHOLE if not vector.is_request and vector.run([vector.raw], eof=False).complete])
 def test_octets_after_a_response_are_surplus(vector: Vector) -> None:
-    """Queue poisoning: whatever follows a response is shown as surplus, never read as another one, and changes nothing in it."""
+    """Queue poisoning: what follows a response is surplus, never read as another one, and changes nothing in it."""
     alone = vector.run([vector.raw], eof=False)
     poison = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison"
     for chunks in ([vector.raw + poison], [vector.raw, poison], octets(vector.raw + poison)):

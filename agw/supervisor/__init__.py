@@ -1,0 +1,1 @@
+"""The parent of all processes: opens sockets, forks, watches, reloads, drains. Never serves a request itself."""

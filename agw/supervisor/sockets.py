@@ -1,0 +1,190 @@
+"""Listening sockets: one SO_REUSEPORT socket per bind and worker slot, made and kept by the supervisor.
+
+Rules:
+- a worker inherits the socket of its slot; its death closes nothing, so its successor serves the same queue;
+- a port that somebody else listens on is refused, although SO_REUSEPORT would let a second instance in: a plain bind
+  is tried first, and an abstract unix name is held as a lock for as long as the supervisor lives;
+- sockets of a `.socket` unit are used as they are, shared by all slots.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import time
+
+from agw.runtime.snapshot import BindKey
+
+FREE_WAIT_S = 3.0
+"""How long a port may still be held by the dying workers of a predecessor."""
+
+
+class SocketError(OSError):
+    """A listening socket cannot be had; the text names the address and what to do."""
+
+
+def family_of(address: str) -> tuple[int, str]:
+    """Address family and the address to bind for a configured one ("" = every interface)."""
+    if address == "":
+        return (socket.AF_INET6, "::") if socket.has_ipv6 and os.path.exists("/proc/net/if_inet6") else (socket.AF_INET, "0.0.0.0")
+    return (socket.AF_INET6 if ":" in address else socket.AF_INET), address
+
+
+def new_socket(address: str) -> tuple[socket.socket, str]:
+    """An unbound stream socket for an address, and the address as bind() wants it."""
+    family, host = family_of(address)
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if address == "" else 1)
+    return sock, host
+
+
+def explain(error: OSError, where: str) -> SocketError:
+    """The same error with what to do about it."""
+    advice = {
+        errno.EADDRINUSE: "another process listens there; stop it or choose another port",
+        errno.EACCES: "ports below 1024 need CAP_NET_BIND_SERVICE",
+        errno.EADDRNOTAVAIL: "no interface of this machine has that address",
+    }.get(error.errno or 0, "check the address")
+    return SocketError(error.errno, f"cannot listen on {where}: {os.strerror(error.errno or 0)} ({advice})")
+
+
+class ListenSet:
+    """All listening sockets of an instance, by bind and slot."""
+
+    def __init__(self, slots: int, backlog: int, inherited: list[socket.socket]) -> None:
+        self._slots = slots
+        self._backlog = backlog
+        self._inherited = {self._where(s): s for s in inherited}
+        self._locks: dict[BindKey, socket.socket] = {}
+        self.sockets: dict[BindKey, list[socket.socket]] = {}
+
+    @staticmethod
+    def _where(sock: socket.socket) -> int:
+        name = sock.getsockname()
+        return int(name[1]) if isinstance(name, tuple) else 0
+
+    def open(self, key: BindKey) -> None:
+        """Make the sockets of one bind. Errors: SocketError; nothing is left open then."""
+        if key in self.sockets:
+            return
+        given = self._inherited.get(key.port)
+        if given is not None:
+            given.setblocking(False)
+            self.sockets[key] = [given.dup() for _ in range(self._slots)]
+            return
+        where = f"{key.address or '*'}:{key.port}"
+        made: list[socket.socket] = []
+        lock: socket.socket | None = None
+        try:
+            lock = self._claim(key, where)
+            port = key.port
+            for _ in range(self._slots):
+                sock, host = new_socket(key.address)
+                made.append(sock)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                # Inherited by accepted connections, so no call per connection.
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock.bind((host, port))
+                port = sock.getsockname()[1]
+            for sock in made:
+                sock.listen(self._backlog)
+        except OSError as error:
+            for sock in made:
+                sock.close()
+            if lock is not None:
+                lock.close()
+            raise error if isinstance(error, SocketError) else explain(error, where) from None
+        self.sockets[key] = made
+        if lock is not None:
+            self._locks[key] = lock
+
+    def _claim(self, key: BindKey, where: str) -> socket.socket | None:
+        if key.port == 0:
+            return None
+        lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        deadline = time.monotonic() + FREE_WAIT_S
+        while True:
+            try:
+                lock.bind(f"\0agw-listen/{os.getuid()}/{key.address}/{key.port}")
+                break
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    lock.close()
+                    raise explain(OSError(errno.EADDRINUSE, ""), where) from error
+                time.sleep(0.02)
+        while True:
+            probe, host = new_socket(key.address)
+            try:
+                probe.bind((host, key.port))
+                return lock
+            except OSError as error:
+                # The workers of a killed predecessor need a moment to let go; anybody else keeps the port.
+                if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
+                    lock.close()
+                    raise explain(error, where) from None
+                time.sleep(0.02)
+            finally:
+                probe.close()
+
+    def close(self, key: BindKey) -> None:
+        """Give up one bind in this process."""
+        for sock in self.sockets.pop(key, []):
+            sock.close()
+        lock = self._locks.pop(key, None)
+        if lock is not None:
+            lock.close()
+
+    def keep_only_slot(self, slot: int) -> dict[BindKey, int]:
+        """In a child: close what belongs to other slots; returns this slot's descriptors, now owned by the caller."""
+        mine = {}
+        for key, socks in self.sockets.items():
+            for i, sock in enumerate(socks):
+                if i == slot:
+                    mine[key] = sock.detach()
+                else:
+                    sock.close()
+        for lock in self._locks.values():
+            lock.close()
+        for sock in self._inherited.values():
+            sock.close()
+        self.sockets.clear()
+        self._locks.clear()
+        return mine
+
+    def addresses(self) -> list[str]:
+        """What is listened on, with the ports that port 0 became."""
+        found = []
+        for socks in self.sockets.values():
+            name = socks[0].getsockname()
+            host = name[0] if name[0] not in ("::", "0.0.0.0") else "*"
+            found.append(f"[{host}]:{name[1]}" if ":" in host else f"{host}:{name[1]}")
+        return found
+
+
+def bind_plain(address: str) -> socket.socket | None:
+    """A listening socket for the admin, stats or readiness listener: `host:port`, `unix:/path` or `off` (None).
+
+    Errors: SocketError.
+    """
+    if address in ("", "off"):
+        return None
+    try:
+        if address.startswith("unix:"):
+            path = address[5:]
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+            if not path.startswith("@") and os.path.exists(path):
+                os.unlink(path)
+            sock.bind("\0" + path[1:] if path.startswith("@") else path)
+        else:
+            host, _, port = address.rpartition(":")
+            host = host.strip("[]")
+            sock, host = new_socket("" if host in ("0.0.0.0", "::", "*", "") else "127.0.0.1" if host == "localhost" else host)
+            sock.bind((host, int(port)))
+        sock.listen(128)
+        sock.setblocking(False)
+        return sock
+    except OSError as error:
+        raise explain(error, address) from None

@@ -1,0 +1,398 @@
+"""The supervisor: spawn, reap, reload, drain, halt.
+
+One thread, no event loop: signal handlers only wake a poll(), the loop acts. It reads the configuration, compiles it
+once (so that children inherit the result), holds every listening socket, and is the only process that forks.
+
+    signal    meaning                         signal    meaning
+    TERM,INT  drain and stop; twice: at once   USR1      reopen the access log
+    QUIT      stop at once                    HUP       reload the configuration
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable
+from types import FrameType
+
+import msgspec
+
+from agw.admin import helper
+from agw.config import ConfigErrors, Loaded, redacted
+from agw.runtime.compile import CompileError, compile_plan
+from agw.runtime.plan import Plan
+from agw.runtime.snapshot import LabelIndex, Labels, Snapshot
+from agw.shm import layout
+from agw.supervisor.channel import ChannelClosed, Message
+from agw.supervisor.children import FATAL_CODES, Child, CrashLoop
+from agw.supervisor.sockets import ListenSet, SocketError, bind_plain
+from agw.supervisor.systemd import Notifier, take_listen_fds
+from agw.telemetry.logs import OperatorLog
+from agw.worker import worker
+
+log = logging.getLogger(__name__)
+
+CHECK_NS = 500_000_000
+APPLY_NS = 15_000_000_000
+"""A worker that has not taken a new configuration by then is replaced by one that starts with it."""
+HALT_NS = 1_000_000_000
+"""How long after the drain time a worker may still take to exit."""
+EXIT_OK, EXIT_CRASH, EXIT_OS, EXIT_CONFIG = 0, 70, 71, 78
+
+
+def nothing(number: int, frame: FrameType | None) -> None:
+    """Signals wake poll() through the wake-up descriptor; the handler itself has nothing to do."""
+
+
+class Supervisor:
+    """One running instance."""
+
+    def __init__(self, load: Callable[[], Loaded], loaded: Loaded, workers: int, demo: socket.socket | None, operator_log: OperatorLog) -> None:
+        self._load = load
+        self._operator_log = operator_log
+        self._notifier = Notifier(os.environ)
+        self._labels = LabelIndex(Labels())
+        self._document = msgspec.json.encode(redacted(loaded.document), enc_hook=str)
+        self._generation = 1
+        self._plan = loaded.plan
+        self._snapshot: Snapshot = compile_plan(loaded.plan, 1, self._labels)
+        self._arena = layout.Arena(workers)
+        self._arena.publish(1, True)
+        self._workers = [Child("worker", i) for i in range(workers)]
+        self._helper = Child("helper", -1)
+        self._crashes = CrashLoop()
+        self._exit_code: int | None = None
+        self._draining_until = 0
+        self._apply_by = 0
+        self._closing: list[layout.Arena | object] = []
+        self._gone_binds: list[object] = []
+        self._next_watchdog = 0
+        self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        process = loaded.plan.process
+        self._listen = ListenSet(workers, process.backlog, take_listen_fds(os.environ))  # type: ignore[arg-type]
+        for key in self._snapshot.binds:
+            self._listen.open(key)
+        self._sockets = helper.HelperSockets(
+            admin=bind_plain(process.admin_address), stats=bind_plain(process.stats_address),
+            readiness=bind_plain(process.readiness_address), demo=demo,
+        )
+
+    # ------------------------------------------------------------------------------------------- the loop
+
+    def run(self) -> int:
+        """Serve until told to stop; returns the exit code."""
+        signal.set_wakeup_fd(self._wake_w, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD):
+            signal.signal(number, nothing)
+        gc.collect()
+        gc.freeze()
+        self._spawn_helper()
+        for child in self._workers:
+            self._spawn_worker(child)
+        poll = select.poll()
+        poll.register(self._wake_r, select.POLLIN)
+        while self._exit_code is None:
+            watched = {}
+            for child in (*self._workers, self._helper):
+                if child.channel is not None:
+                    flags = select.POLLIN | (select.POLLOUT if child.channel.pending else 0)
+                    poll.register(child.channel.fileno(), flags)
+                    watched[child.channel.fileno()] = child
+            for fd, flags in poll.poll(self._timeout_ms()):
+                if fd == self._wake_r:
+                    self._on_signals()
+                elif fd in watched:
+                    self._on_channel(watched[fd], flags)
+            for fd in watched:
+                poll.unregister(fd)
+            self._check(time.monotonic_ns())
+        self._end()
+        return self._exit_code
+
+    def _timeout_ms(self) -> int:
+        now = time.monotonic_ns()
+        times = [now + CHECK_NS]
+        times.extend(c.respawn_at_ns for c in (*self._workers, self._helper) if c.respawn_at_ns)
+        return max(0, min(times) - now) // 1_000_000 + 1
+
+    def _on_signals(self) -> None:
+        for number in sorted(set(os.read(self._wake_r, 4096))):
+            if number == signal.SIGCHLD:
+                self._reap()
+            elif number in (signal.SIGTERM, signal.SIGINT):
+                self.drain()
+            elif number == signal.SIGQUIT:
+                log.info("stopping at once")
+                self._exit_code = EXIT_OK
+            elif number == signal.SIGHUP:
+                self.reload()
+            elif number == signal.SIGUSR1:
+                self._broadcast(Message("reopen"))
+
+    def _on_channel(self, child: Child, flags: int) -> None:
+        if child.channel is None:
+            return
+        try:
+            if flags & select.POLLOUT:
+                child.channel.flush()
+            messages = child.channel.receive() if flags & (select.POLLIN | select.POLLHUP | select.POLLERR) else []
+        except ChannelClosed:
+            # SIGCHLD tells the rest; a child without its channel is of no use.
+            child.channel.close()
+            child.channel = None
+            if not self._draining_until:
+                child.kill(signal.SIGTERM)
+            return
+        for message, _ in messages:
+            if message.op == "ready":
+                child.ready = True
+                child.generation = message.generation
+                self._maybe_ready()
+            elif message.op == "applied":
+                child.generation = message.generation
+                self._maybe_applied()
+            elif message.op == "failed":
+                log.error("a worker could not take the configuration; replacing it", extra={"worker": child.slot, "cause": message.text})
+                child.kill(signal.SIGKILL)
+            elif message.op == "quit":
+                self.drain()
+            elif message.op == "level":
+                self._operator_log.set_level(message.text)
+                self._broadcast(message)
+
+    def _check(self, now: int) -> None:
+        """What depends on time: respawn, frozen workers, drain's end, watchdog."""
+        if self._draining_until:
+            if not any(c.pid for c in self._workers):
+                self._exit_code = EXIT_OK
+            elif now > self._draining_until + HALT_NS:
+                for child in self._workers:
+                    child.kill(signal.SIGKILL)
+            return
+        limit = self._plan.process.heartbeat_timeout_ns
+        fresh = True
+        for child in self._workers:
+            if child.respawn_at_ns and now >= child.respawn_at_ns:
+                self._spawn_worker(child)
+            if not child.pid:
+                fresh = False
+                continue
+            beat = self._arena.slot(child.slot).get(layout.W_HEARTBEAT)
+            if now - max(beat, child.started_ns) > limit:
+                fresh = False
+                log.error("worker does not answer; killing it", extra={"worker": child.slot, "pid": child.pid, "silent_ms": (now - beat) // 1_000_000})
+                child.kill(signal.SIGKILL)
+        if self._helper.respawn_at_ns and now >= self._helper.respawn_at_ns:
+            self._spawn_helper()
+        if self._apply_by and now > self._apply_by:
+            for child in self._workers:
+                if child.pid and child.generation != self._generation:
+                    log.error("worker did not take the configuration in time; replacing it", extra={"worker": child.slot})
+                    child.kill(signal.SIGKILL)
+            self._apply_by = now + APPLY_NS
+        if self._notifier.watchdog_ns and fresh and now >= self._next_watchdog:
+            self._notifier.watchdog()
+            self._next_watchdog = now + self._notifier.watchdog_ns // 3
+
+    # ------------------------------------------------------------------------------------------- children
+
+    def _spawn_worker(self, child: Child) -> None:
+        parent = os.getpid()
+
+        def body(channel: object) -> int:
+            listeners = self._listen.keep_only_slot(child.slot)
+            return worker.main(child.slot, self._arena, self._snapshot, self._labels, listeners, channel, parent)  # type: ignore[arg-type]
+
+        slot = self._arena.slot(child.slot)
+        if child.deaths:
+            slot.set(layout.W_RESTARTS, slot.get(layout.W_RESTARTS) + 1)
+        child.generation = self._generation
+        child.spawn(time.monotonic_ns(), body, lambda: self._close_in_child(child))
+
+    def _spawn_helper(self) -> None:
+        parent = os.getpid()
+
+        def body(channel: object) -> int:
+            document = msgspec.json.decode(self._document)
+            prefix = self._plan.process.metrics_prefix
+            return helper.main(self._arena, self._labels, document, self._sockets, channel, self._operator_log, prefix, parent)  # type: ignore[arg-type]
+
+        self._helper.spawn(time.monotonic_ns(), body, lambda: self._close_in_child(self._helper))
+
+    def _close_in_child(self, me: Child) -> None:
+        """After the fork: let go of everything that belongs to the supervisor or to siblings."""
+        os.close(self._wake_r)
+        os.close(self._wake_w)
+        for child in (*self._workers, self._helper):
+            if child is not me and child.channel is not None:
+                child.channel.close()
+        if me is self._helper:
+            self._listen.keep_only_slot(-1)
+        else:
+            self._sockets.close()
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            for child in (*self._workers, self._helper):
+                if child.pid == pid:
+                    self._buried(child, status)
+
+    def _buried(self, child: Child, status: int) -> None:
+        now = time.monotonic_ns()
+        code = os.waitstatus_to_exitcode(status)
+        pid, lived = child.pid, now - child.started_ns
+        child.buried(now)
+        if child.slot >= 0:
+            slot = self._arena.slot(child.slot)
+            slot.reset_live_gauges()
+            slot.set(layout.W_STATE, layout.EMPTY)
+            slot.set(layout.W_PID, 0)
+        if self._draining_until:
+            child.respawn_at_ns = 0
+            return
+        how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+        log.error(f"{child.name} died", extra={"worker": child.slot, "pid": pid, "how": how, "lived_ms": lived // 1_000_000})
+        if code in FATAL_CODES or self._crashes.died(now):
+            log.critical("children keep dying; stopping", extra={"last": how})
+            self._exit_code = EXIT_CRASH if code not in FATAL_CODES else code
+        self._maybe_applied()
+
+    def _broadcast(self, message: Message) -> None:
+        for child in (*self._workers, self._helper):
+            self._tell(child, message)
+
+    def _tell(self, child: Child, message: Message, fds: list[int] | None = None) -> None:
+        if child.channel is not None:
+            try:
+                child.channel.send(message, fds)
+            except ChannelClosed:
+                child.kill(signal.SIGKILL)
+
+    def _maybe_ready(self) -> None:
+        if self._arena.phase == "starting" and all(c.ready for c in (*self._workers, self._helper)):
+            self._arena.set_phase("running")
+            where = self._listen.addresses()
+            admin = {name: _where(s) for name, s in (("admin", self._sockets.admin), ("stats", self._sockets.stats), ("readiness", self._sockets.readiness))}
+            log.info("ready", extra={"listening": where, "workers": len(self._workers), **admin})
+            self._notifier.ready(f"serving on {', '.join(where)} with {len(self._workers)} workers")
+
+    # --------------------------------------------------------------------------------------------- reload
+
+    def reload(self) -> None:
+        """Check, compile, open, publish. A configuration with a problem changes nothing."""
+        if self._draining_until:
+            return
+        self._notifier.reloading()
+        try:
+            loaded = self._load()
+            generation = self._generation + 1
+            snapshot = compile_plan(loaded.plan, generation, self._labels)
+        except (ConfigErrors, CompileError, ValueError) as error:
+            self._refused(str(error))
+            return
+        opened = []
+        try:
+            for key in snapshot.binds:
+                if key not in self._listen.sockets:
+                    self._listen.open(key)
+                    opened.append(key)
+        except SocketError as error:
+            for key in opened:
+                self._listen.close(key)
+            self._refused(str(error))
+            return
+        if loaded.plan.process != self._plan.process:
+            log.warning("the config: section changed; it is read at start only, restart to apply it")
+        for problem in loaded.warnings:
+            log.warning(str(problem))
+        plan = msgspec.structs.replace(loaded.plan, process=self._plan.process)
+        self._generation, self._plan, self._snapshot = generation, plan, snapshot
+        self._document = msgspec.json.encode(redacted(loaded.document), enc_hook=str)
+        self._arena.publish(generation, True)
+        for key in [k for k in self._listen.sockets if k not in snapshot.binds]:
+            for sock in self._listen.sockets[key]:
+                shut_door(sock)
+        self._publish(plan, opened)
+        self._apply_by = time.monotonic_ns() + APPLY_NS
+        gc.collect()
+        gc.freeze()
+
+    def _publish(self, plan: Plan, opened: list[object]) -> None:
+        payload = msgspec.msgpack.encode(plan)
+        labels = msgspec.msgpack.encode(self._labels.labels)
+        for child in self._workers:
+            fds = [self._listen.sockets[key][child.slot].fileno() for key in opened]  # type: ignore[index]
+            self._tell(child, Message("config", generation=self._generation, payload=payload, labels=labels, binds=[tuple(k) for k in opened]), fds)  # type: ignore[arg-type]
+        self._tell(self._helper, Message("document", generation=self._generation, payload=self._document, labels=labels))
+
+    def _refused(self, why: str) -> None:
+        self._arena.publish(self._generation, False)
+        log.error("reload refused; the running configuration stays", extra={"problems": why.splitlines()})
+        self._notifier.ready("reload refused, see the log")
+
+    def _maybe_applied(self) -> None:
+        if self._apply_by and all(c.generation == self._generation for c in self._workers if c.pid):
+            self._apply_by = 0
+            for key in [k for k in self._listen.sockets if k not in self._snapshot.binds]:
+                self._listen.close(key)
+            where = self._listen.addresses()
+            log.info("configuration applied", extra={"generation": self._generation, "listening": where})
+            self._notifier.ready(f"serving on {', '.join(where)} (configuration {self._generation})")
+
+    # ----------------------------------------------------------------------------------------------- ends
+
+    def drain(self) -> None:
+        """Stop listening, let requests finish, stop. Asked twice: stop at once."""
+        if self._draining_until:
+            log.info("asked again; stopping at once")
+            self._exit_code = EXIT_OK
+            return
+        drain_ns = self._plan.process.drain_ns
+        self._draining_until = time.monotonic_ns() + drain_ns
+        self._arena.set_phase("draining")
+        self._notifier.stopping(drain_ns / 1e9)
+        log.info("draining", extra={"seconds": drain_ns / 1e9})
+        for socks in self._listen.sockets.values():
+            for sock in socks:
+                shut_door(sock)
+        self._broadcast(Message("drain", number=self._draining_until))
+        for key in list(self._listen.sockets):
+            self._listen.close(key)
+
+    def _end(self) -> None:
+        """Everything that is left goes now."""
+        for child in (*self._workers, self._helper):
+            child.kill(signal.SIGKILL)
+        for child in (*self._workers, self._helper):
+            if child.pid:
+                try:
+                    os.waitpid(child.pid, 0)
+                except ChildProcessError:
+                    pass
+        log.info("stopped", extra={"code": self._exit_code})
+
+
+def shut_door(sock: socket.socket) -> None:
+    """Let nobody new into a listening socket's queue; TCP only, others have no half-open state to lose."""
+    from agw._fast.process import refuse_new_connections
+
+    if sock.family in (socket.AF_INET, socket.AF_INET6):
+        refuse_new_connections(sock.fileno())
+
+
+def _where(sock: socket.socket | None) -> str:
+    if sock is None:
+        return "off"
+    name = sock.getsockname()
+    return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else str(name)

@@ -1,0 +1,1 @@
+"""What runs after the fork: one uvloop loop, one reactor, one slot of the arena."""

@@ -1,0 +1,292 @@
+"""A worker: the process that serves. Forked by the supervisor with its sockets, its slot and a compiled snapshot.
+
+Rules:
+- the loop runs control, timers and name look-ups; requests run in the reactor, which the loop polls as one descriptor;
+- a new snapshot is compiled in small steps between loop turns and then swapped at once;
+- draining: take what is queued, stop listening, let requests finish, close what is idle, cut at the deadline;
+- the supervisor's end (of the process or of the channel) starts a drain.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Generator
+
+import msgspec
+import uvloop
+
+from agw._fast import process
+from agw._fast.accesslog import AccessLog
+from agw._fast.downstream import Acceptor
+from agw._fast.exchange import Context
+from agw._fast.reactor import Reactor
+from agw.runtime.compile import compile_steps
+from agw.runtime.plan import Plan
+from agw.runtime.snapshot import BindKey, LabelIndex, Labels, Snapshot
+from agw.shm import layout
+from agw.supervisor.channel import Channel, ChannelClosed, Message
+from agw.worker.logwriter import LogWriter
+from agw.worker.resolver import Resolver
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.1
+STEP_BUDGET_S = 0.004
+RESOLVE_S = 2.0
+QUIET_S = 0.05
+"""How long a listener whose door is shut (SYNs dropped) may still complete half-open connections."""
+
+
+class Worker:
+    """Everything one worker process owns."""
+
+    def __init__(self, index: int, arena: layout.Arena, snapshot: Snapshot, labels: LabelIndex, listeners: dict[BindKey, int], channel: Channel) -> None:
+        self.index = index
+        self.slot = arena.slot(index)
+        self.snapshot = snapshot
+        self.labels = labels
+        self.channel = channel
+        self.loop = uvloop.new_event_loop()
+        asyncio.set_event_loop(self.loop)
+        plan = snapshot.plan
+        self.writer = LogWriter(plan.access_log.path, self.slot) if plan.access_log.enabled else None
+        self.reactor = Reactor(self.slot, self.report)
+        self.context = Context(self.reactor, self.slot, AccessLog(self.writer.put if self.writer else None), int.from_bytes(os.urandom(8), "big"))
+        self.resolver = Resolver(self.loop)
+        self.acceptors: dict[BindKey, Acceptor] = {}
+        self.retired: list[Acceptor] = []
+        self.draining = False
+        self.deadline_ns = 0
+        self.expected_tick = time.monotonic_ns()
+        self.ticks = 0
+        self.refresher: asyncio.Task[None] | None = None
+        self.reloading: asyncio.Task[None] | None = None
+        self.pending: tuple[Message, list[int]] | None = None
+        self._adopt(snapshot, listeners)
+
+    # -------------------------------------------------------------------------------------------- life
+
+    def run(self) -> int:
+        """Serve until drained or stopped; returns the exit code."""
+        self.slot.set(layout.W_GENERATION, self.snapshot.generation)
+        self.loop.add_reader(self.reactor.fileno(), self.reactor.on_readable)
+        self.loop.add_reader(self.channel.fileno(), self._on_channel)
+        self.loop.add_signal_handler(signal.SIGTERM, self._orphaned)
+        self._tick()
+        self.loop.run_until_complete(self._start())
+        gc.collect()
+        gc.freeze()
+        self.loop.run_forever()
+        if self.writer is not None:
+            self.context.log.flush()
+            self.writer.close()
+        return 0
+
+    async def _start(self) -> None:
+        await self.resolver.prepare(self.snapshot.clusters.values(), RESOLVE_S)
+        for acceptor in self.acceptors.values():
+            acceptor.start()
+        self._keep_fresh()
+        self.slot.set(layout.W_STATE, layout.READY)
+        self._say(Message("ready", generation=self.snapshot.generation))
+
+    def report(self, error: BaseException) -> None:
+        """The error boundary of the data path: counted there, told here."""
+        log.error("internal error in an exchange; its connection was closed", exc_info=error)
+
+    def _say(self, message: Message) -> None:
+        try:
+            self.channel.send(message)
+        except ChannelClosed:
+            self._orphaned()
+
+    def _tick(self) -> None:
+        now = time.monotonic_ns()
+        self.slot.set(layout.W_HEARTBEAT, now)
+        self.slot.set_lag(max(0, now - self.expected_tick))
+        self.reactor.tick()
+        self.ticks += 1
+        if self.ticks % 5 == 0:
+            self.context.refresh_date()
+            self.context.trim()
+            if self.writer is not None:
+                self.context.log.flush()
+            for acceptor in self.acceptors.values():
+                if acceptor.paused:
+                    acceptor.set_paused(False)
+        for cluster in self.snapshot.clusters.values():
+            if cluster.waiting_count():
+                cluster.expire_waiters()
+        self.retired = [a for a in self.retired if a.connection_count()]
+        if self.draining and self._drained(now):
+            return
+        self.expected_tick = time.monotonic_ns() + int(TICK_S * 1e9)
+        self.loop.call_later(TICK_S, self._tick)
+
+    # -------------------------------------------------------------------------------------------- control
+
+    def _on_channel(self) -> None:
+        try:
+            messages = self.channel.receive()
+        except ChannelClosed:
+            self._orphaned()
+            return
+        for message, fds in messages:
+            if message.op == "config":
+                self.pending = (message, fds)
+                if self.reloading is None:
+                    self.reloading = self.loop.create_task(self._reload())
+            elif message.op == "drain":
+                self.drain(message.number)
+            elif message.op == "stop":
+                os._exit(0)
+            elif message.op == "reopen" and self.writer is not None:
+                self.writer.reopen()
+            elif message.op == "level":
+                logging.getLogger("agw").setLevel(message.text.upper())
+
+    def _orphaned(self) -> None:
+        """The supervisor is gone: stop listening, finish, leave."""
+        if not self.draining:
+            self.loop.remove_reader(self.channel.fileno())
+            for acceptor in self.acceptors.values():
+                acceptor.shut_door()
+            self.drain(time.monotonic_ns() + self.snapshot.plan.process.drain_ns)
+
+    # -------------------------------------------------------------------------------------------- reload
+
+    async def _reload(self) -> None:
+        while self.pending is not None:
+            message, fds = self.pending
+            self.pending = None
+            try:
+                await self._apply(message, fds)
+            except Exception as error:
+                log.exception("reload failed")
+                self._say(Message("failed", generation=message.generation, text=str(error)))
+        self.reloading = None
+
+    async def _apply(self, message: Message, fds: list[int]) -> None:
+        gc.disable()
+        plan = msgspec.msgpack.decode(message.payload, type=Plan)
+        self.labels = LabelIndex(msgspec.msgpack.decode(message.labels, type=Labels))
+        await asyncio.sleep(0)
+        snapshot = await self._in_steps(compile_steps(plan, message.generation, self.labels, self.snapshot))
+        for cluster in snapshot.clusters.values():
+            cluster.attach(self.reactor)
+        await self.resolver.prepare(snapshot.clusters.values(), RESOLVE_S)
+        old = self.snapshot
+        self.snapshot = snapshot
+        opened = {BindKey(*where): fd for where, fd in zip(message.binds, fds, strict=True)}
+        self._adopt(snapshot, opened)
+        for key in opened:
+            self.acceptors[key].start()
+        for identity, cluster in old.clusters.items():
+            if identity not in snapshot.clusters:
+                cluster.retire()
+        self._keep_fresh()
+        self.slot.set(layout.W_GENERATION, snapshot.generation)
+        self._say(Message("applied", generation=snapshot.generation))
+        gc.freeze()
+        gc.enable()
+
+    async def _in_steps(self, steps: Generator[None, None, Snapshot]) -> Snapshot:
+        """Run a compile without ever holding the loop for longer than a few milliseconds."""
+        until = time.monotonic() + STEP_BUDGET_S
+        while True:
+            try:
+                next(steps)
+            except StopIteration as done:
+                snapshot: Snapshot = done.value
+                return snapshot
+            if time.monotonic() > until:
+                await asyncio.sleep(0)
+                until = time.monotonic() + STEP_BUDGET_S
+
+    def _adopt(self, snapshot: Snapshot, opened: dict[BindKey, int]) -> None:
+        """Point acceptors at the snapshot's binds; those without one retire."""
+        for cluster in snapshot.clusters.values():
+            cluster.attach(self.reactor)
+            cluster.revive()
+        for key, bind in snapshot.binds.items():
+            self.context.adopt(bind.http)
+            acceptor = self.acceptors.get(key)
+            if acceptor is not None:
+                acceptor.switch(bind)
+            elif key in opened:
+                self.acceptors[key] = Acceptor(self.context, opened[key], bind)
+        for key in [k for k in self.acceptors if k not in snapshot.binds]:
+            acceptor = self.acceptors.pop(key)
+            acceptor.take_waiting()
+            acceptor.stop_accepting()
+            acceptor.drain()
+            self.retired.append(acceptor)
+
+    def _keep_fresh(self) -> None:
+        if self.refresher is not None:
+            self.refresher.cancel()
+        interval = self.snapshot.plan.process.dns_refresh_ns
+        self.refresher = self.loop.create_task(self.resolver.keep_fresh(self.snapshot.clusters.values(), interval))
+
+    # -------------------------------------------------------------------------------------------- drain
+
+    def drain(self, deadline_ns: int) -> None:
+        """Finish and leave. The listeners' doors are shut already; what is in their queues is served."""
+        if self.draining:
+            return
+        self.draining = True
+        self.deadline_ns = deadline_ns
+        self.slot.set(layout.W_STATE, layout.DRAINING)
+        self.context.drain()
+        self.loop.call_later(QUIET_S, self._stop_listening)
+
+    def _stop_listening(self) -> None:
+        for acceptor in self.acceptors.values():
+            acceptor.take_waiting()
+            acceptor.stop_accepting()
+            acceptor.drain()
+        self.retired.extend(self.acceptors.values())
+        self.acceptors.clear()
+
+    def _drained(self, now: int) -> bool:
+        if self.acceptors:
+            return False
+        if self.retired and now < self.deadline_ns:
+            for acceptor in self.retired:
+                acceptor.drain()
+            return False
+        cut = sum(acceptor.cut() for acceptor in self.retired)
+        if cut:
+            log.warning("drain time is over; connections cut", extra={"connections": cut, "worker": self.index})
+        self.loop.stop()
+        return True
+
+
+def main(index: int, arena: layout.Arena, snapshot: Snapshot, labels: LabelIndex, listeners: dict[BindKey, int], channel: Channel, parent: int) -> int:
+    """The worker's life after the fork; returns its exit code."""
+    process.set_name(b"agw-worker")
+    process.set_parent_death_signal(signal.SIGTERM)
+    if os.getppid() != parent:
+        return 0
+    slot = arena.slot(index)
+    slot.reset_live_gauges()
+    slot.set(layout.W_PID, os.getpid())
+    slot.set(layout.W_STARTED, time.monotonic_ns())
+    slot.set(layout.W_HEARTBEAT, time.monotonic_ns())
+    slot.set(layout.W_STATE, layout.STARTING)
+    if snapshot.plan.process.pin_cpus:
+        allowed = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {allowed[index % len(allowed)]})
+    try:
+        return Worker(index, arena, snapshot, labels, listeners, channel).run()
+    except Exception:
+        log.exception("worker failed")
+        return 1
+    finally:
+        sys.stderr.flush()
