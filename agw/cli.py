@@ -72,7 +72,6 @@ def serve(file: str | None, workers: str | None) -> int:
 
     from agw._fast import process
     from agw.config import ConfigErrors, Loaded, load_default, load_file
-    from agw.runtime.compile import CompileError
     from agw.supervisor.sockets import SocketError
     from agw.supervisor.supervisor import Supervisor
     from agw.telemetry import logs
@@ -108,12 +107,12 @@ def serve(file: str | None, workers: str | None) -> int:
         print(f"warning: {problem}", file=sys.stderr)
     try:
         supervisor = Supervisor(load, loaded, count, demo, operator_log)
-    except CompileError as error:
-        print(f"{file}: {error}", file=sys.stderr)
-        return EXIT_CONFIG
     except SocketError as error:
         print(f"agw serve: {error.strerror}", file=sys.stderr)
         return EXIT_OS
+    except ValueError as error:
+        print(f"{file}: {error}", file=sys.stderr)
+        return EXIT_CONFIG
     return supervisor.run()
 
 

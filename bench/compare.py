@@ -4,9 +4,9 @@
     bench/compare.py BEFORE.json AFTER.json [--peer agw] [--fail] [--absolute]
 
 A difference counts if both hold: a two-sided rank test on the single runs (Mann-Whitney, exact by enumeration for small
-samples) gives p <= alpha, and the medians differ by at least the threshold of the metric. With five runs each, the default
-of run.py and the least that is judged, p <= 0.01 means that all runs of one file lie on one side of all of the other. The interval shown is a seeded
-bootstrap of the ratio of medians (95 %).
+samples) gives p <= alpha, and the medians differ by at least the threshold of the metric. With five runs each, the
+default of run.py and the least that is judged, p <= 0.01 means that all runs of one file lie on one side of all of
+the other. The interval shown is a seeded bootstrap of the ratio of medians (95 %).
 
 Rate, CPU and median latency of each run are first divided by nginx's value of the same round where both files have it:
 machine-wide drift between two sessions (clock, neighbours) cancels out. --absolute compares the bare values. Standard

@@ -159,7 +159,7 @@ def _run_all(session: Session, directory: Path) -> None:
     progress = Progress(turns * args.runs)
     ports = _free_ports(args.base_port)
     backends = Backends(next(ports), next(ports), directory, one.backend)
-    job = Job(next(ports), backends.fixed_port, backends.stream_port, next(ports))
+    job = Job(next(ports), backends.fixed_port, backends.stream_port, next(ports), next(ports))
     _check_job(session, job, directory, one)
     for scenario in session.scenarios:
         peers = [peer for peer in session.peers if takes_part(scenario, peer.name)]

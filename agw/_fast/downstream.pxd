@@ -44,6 +44,7 @@ cdef class Downstream(Downlink):
     cdef Head* head                 # own head, while one is incomplete or kept
     cdef Body reqbody
     cdef int64_t discard_left
+    cdef int64_t body_until         # when a body that is collected must be whole
 
     cdef int read(self) except -1
     cdef int consume_buffered(self) except -1

@@ -63,6 +63,8 @@ cdef enum:
     DISCARD = 262144                # octets of an unwanted body read to keep a connection
     LINGER_NS = 2000000000
     GRACE_NS = 1500000000           # for a client that sent FIN and may have left altogether
+    DRAIN_IDLE_NS = 1000000000      # idle time a client has while we drain
+    BUFFER_NS = 300000000000        # total time for a body that must be whole
 
 cdef bytes CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -115,13 +117,15 @@ cdef class Acceptor(Handler):
 
     def drain(self):
         # Idle connections close now, busy ones after their answer.
+        # An idle client may be about to send: it gets DRAIN_IDLE_NS, and `Connection: close` if it does.
         cdef Downstream d
+        if self.retired:
+            return
         self.retired = True
         for d in list(self.connections):
-            if d.state == S_HEAD and not d.in_head and d.exchange is None and d.outq.len == 0:
-                d.close()
-            else:
-                d.keep_alive = False
+            d.keep_alive = False
+            if d.state == S_HEAD and not d.in_head:
+                self.ctx.reactor.arm(&d.timer, self.ctx.reactor.now + DRAIN_IDLE_NS)
 
     def cut(self):
         # The drain time is over.
@@ -332,6 +336,8 @@ cdef class Downstream(Downlink):
         cdef Exchange x = self.exchange
         if x is not None:
             x.drop_upstream()
+            x.status = x.status if x.status else 500
+            x.finish(True)
         return self.close()
 
     # ------------------------------------------------------------------------------------------------ reading
@@ -384,6 +390,7 @@ cdef class Downstream(Downlink):
     cdef size_t consume(self, const char* p, size_t n) except? 0:
         # Parses and hands on; returns how many octets are done with. The rest is kept by the caller.
         cdef size_t used = 0
+        cdef size_t size
         cdef Head* h
         cdef int r
         cdef Http http = self.bind.http
@@ -391,8 +398,6 @@ cdef class Downstream(Downlink):
         try:
             while used < n:
                 if self.state == S_HEAD:
-                    if self.ctx.draining and not self.in_head and self.requests and self.outq.len == 0 and not self.keep_alive:
-                        break
                     http = self.bind.http
                     if self.head != NULL:
                         h = self.head
@@ -412,7 +417,10 @@ cdef class Downstream(Downlink):
                         self.refuse(h)
                         return n
                     self.in_head = False
-                    used += h.size + self.begin_request(h, p + used, p + used + h.size, n - used - h.size)
+                    # Read before the call: begin_request may release the head.
+                    size = h.size
+                    used += size
+                    used += self.begin_request(h, p + used - size, p + used, n - used)
                 elif self.state == S_BODY or self.state == S_BUFFER or self.state == S_DISCARD:
                     if self.read_paused:
                         break
@@ -472,6 +480,7 @@ cdef class Downstream(Downlink):
             and (not self.bind.http.max_requests or self.requests < self.bind.http.max_requests) \
             and (not self.bind.http.max_connection or self.ctx.reactor.now - self.accepted_ns < self.bind.http.max_connection)
         self.request_complete = h.framing == FRAMING_NONE
+        self.unbounded = h.framing == FRAMING_CHUNKED or h.content_length > DISCARD or h.flags & F_EXPECT_CONTINUE
         body_init(&self.reqbody, h.framing, h.content_length)
         self.state = S_BUSY
         self.ctx.reactor.disarm(&self.timer)
@@ -492,6 +501,7 @@ cdef class Downstream(Downlink):
                     self.free_head()
                 return size
             self.state = S_BUFFER
+            self.body_until = self.ctx.reactor.now + BUFFER_NS
             buf_append(&self.headbuf, buf, h.size)
             if self.head == NULL:
                 self.head = self.ctx.detach_head(h)
@@ -573,7 +583,8 @@ cdef class Downstream(Downlink):
             else:
                 self.buffered()
             return total
-        self.ctx.reactor.arm(&self.timer, self.ctx.reactor.now + self.bind.http.progress_timeout)
+        self.ctx.reactor.arm(&self.timer, min(self.ctx.reactor.now + self.bind.http.progress_timeout,
+                                              self.body_until if self.state == S_BUFFER else <int64_t> 0x7FFFFFFFFFFFFFFF))
         if self.reqbody.framing == FRAMING_LENGTH and self.reqbody.remaining == 0:
             # The end of a counted body needs no further octet.
             return total + self.take_body(p + total, 0)
@@ -645,10 +656,9 @@ cdef class Downstream(Downlink):
 
     cdef int next_request(self) except -1:
         self.state = S_HEAD
-        if self.ctx.draining or self.acceptor.retired:
-            return self.linger()
-        self.ctx.reactor.arm(&self.timer, self.ctx.reactor.now + (self.bind.http.progress_timeout if self.outq.len
-                                                                  else self.bind.http.idle_timeout))
+        self.ctx.reactor.arm(&self.timer, self.ctx.reactor.now + (
+            self.bind.http.progress_timeout if self.outq.len
+            else DRAIN_IDLE_NS if self.ctx.draining or self.acceptor.retired else self.bind.http.idle_timeout))
         if not self.consuming and (self.inbuf.len or self.readable):
             self.ctx.reactor.defer(self)
         return 0

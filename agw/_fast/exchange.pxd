@@ -58,6 +58,7 @@ cdef class Downlink(Stream):
     cdef uint32_t peer_ip_len
     cdef bint read_paused
     cdef bint request_complete      # the whole request has been read
+    cdef bint unbounded             # what is left of it may be too much to skip
     cdef bint keep_alive
     cdef int begin_tunnel(self) except -1
     cdef int exchange_done(self, bint broken) except -1

@@ -711,6 +711,8 @@ cdef class Exchange(Client):
             self.ctx.slot.gauges[G_RETRIES] += 1
             self.drop_upstream()
             self.phase = X_WAIT
+            # The others that were idle are as old as this one was.
+            self.choice.cluster.close_idle()
             self.choice.cluster.acquire(self, True)
             return 0
         return self.upstream_failed(E_RESET if self.rhead == NULL else E_PROTOCOL)
@@ -743,7 +745,7 @@ cdef class Exchange(Client):
     cdef int reply(self, int status, const char* content_type, bytes body, bytes lines, int reason) except -1:
         # An answer of our own; ends the exchange.
         cdef Out o
-        cdef bint close = not self.down.keep_alive or self.ctx.draining
+        cdef bint close = not self.down.keep_alive or self.ctx.draining or (not self.down.request_complete and self.down.unbounded)
         cdef bytes extra = lines if lines is not None else b""
         if close:
             self.down.keep_alive = False

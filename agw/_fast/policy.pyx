@@ -155,6 +155,8 @@ cdef class Match:
 
 cdef class Http:
     def __init__(self, plan):
+        if not (plan.max_line_bytes <= plan.max_head_bytes <= 65536 and plan.max_field_bytes <= 65536 and 0 < plan.max_headers <= 1000):
+            raise ValueError("header limits: maxLineBytes <= maxHeadBytes <= 65536, maxFieldBytes <= 65536, http1MaxHeaders <= 1000")
         self.limits.max_line = plan.max_line_bytes
         self.limits.max_field = plan.max_field_bytes
         self.limits.max_head = plan.max_head_bytes

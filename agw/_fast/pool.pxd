@@ -65,6 +65,7 @@ cdef class Cluster:
 
     cdef Upstream acquire(self, Client client, bint fresh)
     cdef int release(self, Upstream up) except -1
+    cdef int close_idle(self) except -1
     cdef int connect(self, int attempts) except -1
     cdef int connected(self, Upstream up) except -1
     cdef int connect_failed(self, Upstream up, int why) except -1

@@ -187,12 +187,16 @@ cdef class Cluster:
                 up.close()
         self.serve_waiters()
 
-    def retire(self):
-        # The last snapshot that names this cluster is gone: idle connections close, active ones finish.
+    cdef int close_idle(self) except -1:
         cdef Upstream up
-        self.retired = True
         for up in list(self.idle):
             up.close()
+        return 0
+
+    def retire(self):
+        # The last snapshot that names this cluster is gone: idle connections close, active ones finish.
+        self.retired = True
+        self.close_idle()
 
     def revive(self):
         self.retired = False
@@ -264,7 +268,13 @@ cdef class Cluster:
         while self.waiters and (<Client> self.waiters[0]).wait_deadline <= self.reactor.now:
             client = <Client> self.waiters.popleft()
             client.waiting = False
-            client.on_upstream_failed(FAIL_QUEUE_TIMEOUT if self.resolved else FAIL_DNS)
+            if not self.resolved:
+                client.on_upstream_failed(FAIL_DNS)
+            elif self.connections == self.connecting:
+                # Nothing was ever connected: it is the network, not the queue.
+                client.on_upstream_failed(FAIL_CONNECT_TIMEOUT)
+            else:
+                client.on_upstream_failed(FAIL_QUEUE_TIMEOUT)
 
     cdef int connect(self, int attempts) except -1:
         cdef Upstream up

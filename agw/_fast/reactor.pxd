@@ -47,6 +47,7 @@ cdef class Reactor:
     cdef char* scratch_out
     cdef Slot slot
     cdef object on_error
+    cdef public object wake         # called with on_readable when work is left for another turn
 
     cdef int register(self, Handler handler, uint32_t events) except -1
     cdef int unregister(self, Handler handler) except -1

@@ -214,7 +214,7 @@ cdef class Reactor:
         cdef Handler handler
         cdef list batch
         cdef int rounds = 0
-        while self.later and rounds < 64:
+        while self.later and rounds < 4:
             rounds += 1
             batch = self.later
             self.later = []
@@ -260,6 +260,6 @@ cdef class Reactor:
                 self.run_deferred()
             if n < 4:
                 break
-        if self.later:
-            # More rounds than one turn allows: the set itself may be quiet, so come back through the tick.
-            self.run_deferred()
+        if self.later and self.wake is not None:
+            # More than one turn's share; the set itself may be quiet now, so ask for another turn.
+            self.wake(self.on_readable)

@@ -57,6 +57,7 @@ class Worker:
         plan = snapshot.plan
         self.writer = LogWriter(plan.access_log.path, self.slot) if plan.access_log.enabled else None
         self.reactor = Reactor(self.slot, self.report)
+        self.reactor.wake = self.loop.call_soon
         self.context = Context(self.reactor, self.slot, AccessLog(self.writer.put if self.writer else None), int.from_bytes(os.urandom(8), "big"))
         self.resolver = Resolver(self.loop)
         self.acceptors: dict[BindKey, Acceptor] = {}
@@ -258,8 +259,6 @@ class Worker:
         if self.acceptors:
             return False
         if self.retired and now < self.deadline_ns:
-            for acceptor in self.retired:
-                acceptor.drain()
             return False
         cut = sum(acceptor.cut() for acceptor in self.retired)
         if cut:

@@ -26,8 +26,8 @@ Sample = dict[str, float]
 
 _CALIBRATE_S = 2.0
 _SYSCALLS_S = 1.0
-# Above this the paced client itself would queue (it manages about 25,000/s on the machine of README.md).
-_PACED_LIMIT_PER_S = 12_000.0
+# Above this the paced client and the backend beside it would queue themselves (machine of README.md).
+_PACED_LIMIT_PER_S = 30_000.0
 
 
 @dataclass(slots=True)
@@ -109,6 +109,9 @@ def measure(bench: Bench, scenario: Scenario, peer: Peer, job: Job) -> Sample:
                 "private_mib": memory.private / len(workers) / 2**20,
                 "control_pss_mib": procfs.memory(peer.control_pids()).pss / 2**20,
             }
+        if scenario.access_log:
+            peer.stop()  # what is buffered gets written
+            sample["logged"] = _lines(peer.access_log(directory)) / sample["sent"]
         return sample
     except (OSError, ValueError, KeyError, subprocess.SubprocessError) as error:
         raise BenchError(f"{type(error).__name__}: {error}") from error
@@ -134,8 +137,9 @@ def _checked_requests(scenario: Scenario, port: int) -> list[bytes]:
 
 def _closed(bench: Bench, scenario: Scenario, peer: Peer, port: int, file: Path) -> Sample:
     cpus, directory, connections = bench.cores.load, bench.directory, scenario.connections
+    sent = 0
     if bench.warmup_s > 0:
-        wrk.run(port, file, connections, bench.warmup_s, cpus, directory)
+        sent = wrk.run(port, file, connections, bench.warmup_s, cpus, directory).requests
     meter = Meter(bench, peer)
     load = wrk.run(port, file, connections, bench.duration_s, cpus, directory)
     sample = {"per_s": load.per_s, "units": float(load.requests), "errors": float(load.errors)}
@@ -145,7 +149,8 @@ def _closed(bench: Bench, scenario: Scenario, peer: Peer, port: int, file: Path)
         counter.start()
         traced = wrk.run(port, file, connections, _SYSCALLS_S, cpus, directory)
         sample["syscalls"] = counter.stop() / max(1, traced.requests)
-    return sample
+        sent += traced.requests
+    return sample | {"sent": float(sent + load.requests)}
 
 
 def _paced(bench: Bench, scenario: Scenario, peer: Peer, port: int, file: Path) -> Sample:
@@ -217,6 +222,12 @@ def _stream(bench: Bench, scenario: Scenario, peer: Peer, port: int, file: Path)
     sample |= {name: found[name] for name in ("p50_us", "p99_us", "p999_us", "client_busy", "realtime")}
     sample["delivered"] = events / found["duration_s"] / (scenario.connections * EVENTS_PER_S)
     return sample | {name: value / events if name.endswith("_us") else value for name, value in used.items()}
+
+
+def _lines(path: Path) -> int:
+    """Number of lines in a file that may be large."""
+    with path.open("rb") as file:
+        return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
 
 
 def _run_json(argv: list[str], bench: Bench, duration_s: float) -> Mapping[str, float]:

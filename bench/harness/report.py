@@ -127,6 +127,8 @@ def _remarks(runs: Sequence[Run]) -> str:
         remarks.append(f"{errors:.0f} errors")
     if (delivered := median(runs, "delivered")) is not None and delivered < 0.99:
         remarks.append(f"{delivered:.0%} delivered")
+    if (logged := median(runs, "logged")) is not None and logged < 0.99:
+        remarks.append(f"only {logged:.1%} of the requests logged")
     lag, p99 = median(runs, "lag_p99_us"), median(runs, "p99_us")
     if lag is not None and p99 and lag > p99 / 2:
         remarks.append(f"client late {lag:.0f} us")

@@ -21,7 +21,7 @@ from array import array
 import uvloop
 
 from bench.harness.http_messages import connect, open_session, render
-from bench.load.paced import be_punctual, percentile
+from bench.load.timing import SHARES, be_punctual, percentile
 
 _STAMP = re.compile(rb'"t":(\d+),')
 _OPEN_LIMIT_S = 30.0
@@ -139,10 +139,7 @@ async def _measure(args: argparse.Namespace) -> dict[str, float]:
         "duration_s": wall,
         "lost": tally.lost,
         "client_busy": (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / wall,
-        "p50_us": percentile(delays, 0.5),
-        "p99_us": percentile(delays, 0.99),
-        "p999_us": percentile(delays, 0.999),
-    }
+    } | {f"{name}_us": percentile(delays, share) for name, share in SHARES.items()}
 
 
 def main() -> int:

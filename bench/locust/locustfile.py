@@ -1,15 +1,16 @@
 """A realistic MCP mix over streamable HTTP: what agents do all day, rather than the fastest loop of one call.
 
 Each user opens a session (initialize, notifications/initialized, tools/list), keeps a GET event stream open beside it,
-calls the tools `echo` and `add` with pauses, lists the tools now and then, and after some calls ends the session (DELETE) and
-starts again. Every answer is checked: id, result, echoed text. Revision 2025-06-18, session id in a header; answers may be
-JSON or an event stream.
+calls the tools `echo` and `add` with pauses, lists the tools now and then, and after some calls ends the session
+(DELETE) and starts again. Every answer is checked: id, result, echoed text. Revision 2025-06-18, session id in a
+header; answers may be JSON or an event stream.
 
-The server behind the gateway must offer `echo {text}` and `add {a, b}`; load/sse_backend.py does. Locust's own ceiling is
-about 3,000 requests per second and process: this measures behaviour under a mix, not the ceiling of the gateway.
+The server behind the gateway must offer `echo {text}` and `add {a, b}`; load/sse_backend.py does. Locust's own
+ceiling is about 3,000 requests per second and process: this measures behaviour under a mix, not the ceiling of the
+gateway.
 
-Environment: MCP_PATH (/mcp), MCP_STREAM=0 (no GET stream), MCP_CALLS (calls per session, 20), MCP_WAIT_S (longest pause between
-calls, 0.5; the shortest is a tenth of it).
+Environment: MCP_PATH (/mcp), MCP_STREAM=0 (no GET stream), MCP_CALLS (calls per session, 20), MCP_WAIT_S (longest
+pause between calls, 0.5; the shortest is a tenth of it).
 """
 
 import json
@@ -17,7 +18,7 @@ import os
 import random
 from typing import Any
 
-import gevent
+import gevent  # type: ignore[import-untyped,unused-ignore]
 from locust import FastHttpUser, between, events, task
 from locust.exception import StopUser
 

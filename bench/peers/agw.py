@@ -29,7 +29,7 @@ class Agw(Peer):
         return command[0] if os.access(command[0], os.X_OK) else ""
 
     def prepare(self, job: Job, directory: Path) -> list[str]:
-        """One route per extra path; the access log, when on, goes to standard output, which is a file."""
+        """One route per extra path; agw writes its access log, when on, from a thread and drops lines it cannot keep up with."""
         plain = f'{{host: "127.0.0.1:{job.backend_port}"}}'
         config = fill(
             "agw.yaml.tmpl",
@@ -39,7 +39,9 @@ class Agw(Peer):
             backend_port=job.backend_port,
             stream_port=job.stream_port,
             status_port=job.status_port,
+            stats_port=job.stats_port,
             access_log=str(job.access_log).lower(),
+            log_path=self.access_log(directory),
             routes="\n".join(
                 f"- {{name: {path[1:]}, matches: [{{path: {{pathPrefix: {path}}}}}], backends: [{plain}]}}"
                 for path in job.route_paths
@@ -52,8 +54,8 @@ class Agw(Peer):
         return answers(job.status_port, "/healthz/ready") and super().is_ready(job)
 
     def version(self) -> str:
-        """As `agw --version` prints it, empty if it does not."""
-        argv = [*self._command(), "--version"]
+        """As `agw version` prints it, empty if it does not."""
+        argv = [*self._command(), "version"]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
         return done.stdout.strip().removeprefix("agw ") if done.returncode == 0 else ""
 

@@ -29,7 +29,8 @@ class Job:
     port: int
     backend_port: int
     stream_port: int
-    status_port: int
+    status_port: int  # readiness; agw only
+    stats_port: int  # metrics; agw only
     workers: int = 1
     routes: int = 0
     access_log: bool = False
@@ -88,6 +89,10 @@ class Peer(ABC):
         if self._child is not None:
             stop(self._child)
             self._child = None
+
+    def access_log(self, directory: Path) -> Path:
+        """Where the access log goes when it is on."""
+        return directory / "access.log"
 
     def listening_port(self, job: Job, *, stream: bool) -> int:
         """Where clients connect."""

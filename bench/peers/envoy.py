@@ -42,7 +42,7 @@ class Envoy(Peer):
             directory,
             "envoy.yaml",
             port=job.port,
-            access_log=json.dumps([_access_log(directory)] if job.access_log else []),
+            access_log=json.dumps([_access_log(self.access_log(directory))] if job.access_log else []),
             stream_routes="\n".join(
                 f"              - {{match: {{prefix: {path}}}, route: {{cluster: streams, timeout: 0s}}}}"
                 for path in STREAM_PATHS
@@ -71,7 +71,7 @@ def _cluster(name: str, port: int) -> dict[str, object]:
     }
 
 
-def _access_log(directory: Path) -> dict[str, object]:
+def _access_log(path: Path) -> dict[str, object]:
     fields = {
         "time": "%START_TIME%",
         "client": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
@@ -89,7 +89,7 @@ def _access_log(directory: Path) -> dict[str, object]:
         "name": "envoy.access_loggers.file",
         "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog",
-            "path": str(directory / "access.log"),
+            "path": str(path),
             "log_format": {"json_format": fields},
         },
     }

@@ -39,6 +39,10 @@ class HAProxy(Peer):
         )
         return [self.path(), "-db", "-f", str(config)]
 
+    def access_log(self, directory: Path) -> Path:
+        """Its standard output."""
+        return directory / f"{self.name}.log"
+
     def version(self) -> str:
         """As `haproxy -v` prints it."""
         done = subprocess.run([self.path(), "-v"], capture_output=True, text=True, timeout=10, check=False)

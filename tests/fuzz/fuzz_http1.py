@@ -283,7 +283,7 @@ class JsonRpcTarget(Target):
         return [
             b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo","arguments":{"a":[1,2,{"b":null}]}}}',
             b'{"jsonrpc":"2.0","id":"x","method":"resources/read","params":{"uri":"file:///a\\u0020b"}}',
-            b'{"jsonrpc":"2.0", "method" : "notifications/cancelled", "params": {"requestId": 7, "x": "\\ud83d\\ude00"}}',
+            b'{"jsonrpc":"2.0", "method" : "notifications/cancelled", "params": {"requestId": 7, "":"\\ud83d\\ude00"}}',
             b'{"jsonrpc":"2.0","id":9007199254740993,"result":{"content":[{"text":"\xc3\xa9"}],"isError":false}}',
             b'{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"Parse error","data":[1.5e-3,-0,0.0]}}',
             b'[{"jsonrpc":"2.0","id":1,"method":"a"},{"jsonrpc":"2.0","method":"b"}]',

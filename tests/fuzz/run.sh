@@ -3,12 +3,14 @@
 #
 #   tests/fuzz/run.sh [arguments of fuzz_http1.py]       default: --runs 1000000
 #
-# PYTHON         the interpreter with Cython and setuptools (default python3)
+# FUZZ_PYTHON    the interpreter with Cython and setuptools (default the one of .venv, else python3)
 # FUZZ_TREE      where the instrumented copy goes (default build/sanitize); kept, so that the next build is incremental
 set -eu
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
-python=${PYTHON:-python3}
+python=$root/.venv/bin/python
+if [ ! -x "$python" ]; then python=python3; fi
+python=${FUZZ_PYTHON:-$python}
 tree=${FUZZ_TREE:-$root/build/sanitize}
 compiler=${CC:-gcc}
 

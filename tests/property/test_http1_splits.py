@@ -149,7 +149,7 @@ def bodies(draw: st.DrawFn) -> tuple[list[tuple[bytes, bytes]], bytes, bytes]:
     )
 
 
-def lines(fields: list[tuple[bytes, bytes]], draw: st.DrawFn) -> bytes:
+def lines(fields: list[tuple[bytes, bytes]], draw: Callable[[Any], Any]) -> bytes:
     return b"".join(name + b":" + draw(BLANKS) + value + draw(BLANKS) + b"\r\n" for name, value in fields) + b"\r\n"
 
 

@@ -1442,10 +1442,10 @@ def responses() -> None:
         message(b"", keep_alive=False),
     )
 
-    for status in (b"204 No Content", b"304 Not Modified"):
-        code = int(status[:3])
-        rok(f"{code}", reply(status=b"HTTP/1.1 " + status), "6.3: no body", message(b"", status=code, keep_alive=True))
-        rok(f"{code}-eof", reply(status=b"HTTP/1.1 " + status), "6.3: no body", message(b"", status=code), eof=True)
+    for line in (b"204 No Content", b"304 Not Modified"):
+        code = int(line[:3])
+        rok(f"{code}", reply(status=b"HTTP/1.1 " + line), "6.3: no body", message(b"", status=code, keep_alive=True))
+        rok(f"{code}-eof", reply(status=b"HTTP/1.1 " + line), "6.3: no body", message(b"", status=code), eof=True)
     rok(
         "304-with-cl",
         reply(b"Content-Length: 5", status=b"HTTP/1.1 304 Not Modified"),
