@@ -13,6 +13,7 @@ import errno
 import os
 import socket
 import time
+from typing import Any
 
 from agw.runtime.snapshot import BindKey
 
@@ -156,12 +157,13 @@ class ListenSet:
 
     def addresses(self) -> list[str]:
         """What is listened on, with the ports that port 0 became."""
-        found = []
-        for socks in self.sockets.values():
-            name = socks[0].getsockname()
-            host = name[0] if name[0] not in ("::", "0.0.0.0") else "*"
-            found.append(f"[{host}]:{name[1]}" if ":" in host else f"{host}:{name[1]}")
-        return found
+        return [address_text(socks[0].getsockname()) for socks in self.sockets.values()]
+
+
+def address_text(name: tuple[Any, ...]) -> str:
+    """A socket's name as `host:port`; `*` is every interface."""
+    host = "*" if name[0] in ("::", "0.0.0.0") else str(name[0])
+    return f"[{host}]:{name[1]}" if ":" in host else f"{host}:{name[1]}"
 
 
 def bind_plain(address: str) -> socket.socket | None:

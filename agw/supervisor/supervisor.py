@@ -30,7 +30,7 @@ from agw.runtime.snapshot import LabelIndex, Labels, Snapshot
 from agw.shm import layout
 from agw.supervisor.channel import ChannelClosed, Message
 from agw.supervisor.children import FATAL_CODES, Child, CrashLoop
-from agw.supervisor.sockets import ListenSet, SocketError, bind_plain
+from agw.supervisor.sockets import ListenSet, SocketError, address_text, bind_plain
 from agw.supervisor.systemd import Notifier, take_listen_fds
 from agw.telemetry.logs import OperatorLog
 from agw.worker import worker
@@ -395,4 +395,4 @@ def _where(sock: socket.socket | None) -> str:
     if sock is None:
         return "off"
     name = sock.getsockname()
-    return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else str(name)
+    return address_text(name) if isinstance(name, tuple) else str(name)
