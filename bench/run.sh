@@ -15,7 +15,8 @@ if ! "$venv/bin/python" -c 'import uvloop, Cython, setuptools' 2>/dev/null; then
 fi
 built=$(ls "$here"/load/_pacer.*.so 2>/dev/null | head -n 1)
 if [ -z "$built" ] || [ "$here/load/_pacer.pyx" -nt "$built" ] || ! "$venv/bin/python" -c 'import bench.load._pacer' 2>/dev/null; then
-    "$venv/bin/cythonize" -i -q -f "$here/load/_pacer.pyx" >/dev/null ||
+    # from its own directory: setuptools would read the pyproject.toml of agw
+    (cd "$here/load" && "$venv/bin/cythonize" -i -q -f _pacer.pyx >/dev/null) ||
         echo "bench: the paced client was not compiled; the open-loop scenarios will fail" >&2
 fi
 if [ "${BENCH_SKIP_INSTALL:-0}" != 1 ]; then

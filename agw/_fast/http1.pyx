@@ -10,6 +10,11 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memchr, memcmp, memset
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
+cdef extern from "arpa/inet.h" nogil:
+    cdef enum:
+        AF_INET6
+    int inet_pton(int family, const char* text, void* address)
+
 cdef uint8_t TOKEN[256]
 cdef uint8_t REGNAME[256]
 cdef uint8_t LOWER[256]
@@ -81,13 +86,20 @@ cdef bint is_authority(const char* p, uint32_t n) noexcept nogil:
     # host [ ":" port ] of RFC 3986 section 3.2, without userinfo.
     cdef uint32_t i = 0
     cdef uint32_t digits = 0
+    cdef uint32_t port = 0
+    cdef char literal[48]
+    cdef unsigned char address[16]
     if n == 0:
         return False
     if p[0] == b"[":
         i = 1
-        while i < n and (HEX[<uint8_t> p[i]] >= 0 or p[i] == b":" or p[i] == b"."):
+        while i < n and i < 47 and (HEX[<uint8_t> p[i]] >= 0 or p[i] == b":" or p[i] == b"."):
+            literal[i - 1] = p[i]
             i += 1
-        if i < 3 or i >= n or p[i] != b"]":
+        if i >= n or p[i] != b"]":
+            return False
+        literal[i - 1] = 0
+        if inet_pton(AF_INET6, literal, address) != 1:
             return False
         i += 1
     else:
@@ -108,8 +120,11 @@ cdef bint is_authority(const char* p, uint32_t n) noexcept nogil:
         if p[i] < b"0" or p[i] > b"9":
             return False
         digits += 1
+        if digits > 5:
+            return False
+        port = port * 10 + (<uint32_t> p[i] - 48)
         i += 1
-    return digits <= 5
+    return port <= 65535
 
 
 cdef inline int header_id(const char* p, uint32_t n) noexcept nogil:
@@ -489,7 +504,8 @@ cdef int finish_request(Head* h) noexcept nogil:
     else:
         h.framing = FRAMING_NONE
     if h.version == 10:
-        h.flags &= ~<uint32_t> F_EXPECT_CONTINUE
+        # RFC 9110 sections 10.1.1 and 7.8: both are ignored in HTTP/1.0.
+        h.flags &= ~<uint32_t> (F_EXPECT_CONTINUE | F_UPGRADE)
         h.keep_alive = (h.flags & (F_KEEP_ALIVE | F_CLOSE)) == F_KEEP_ALIVE
     else:
         h.keep_alive = not (h.flags & F_CLOSE)
@@ -742,7 +758,7 @@ cdef int body_feed(Body* b, const char* p, size_t n, size_t* used, const char** 
             elif b.digits and c == b"\r":
                 b.state = S_SIZE_LF
             elif b.digits and c == b";":
-                b.line = b.digits
+                b.line = b.digits + 1
                 b.state = S_EXT
             else:
                 b.state = S_FAILED
@@ -781,16 +797,15 @@ cdef int body_feed(Body* b, const char* p, size_t n, size_t* used, const char** 
             return BODY_END
         elif b.state == S_FAILED:
             break
+        elif b.state == S_TRAILER and c == b"\r":
+            b.state = S_END_LF
         else:
             b.trailers += 1
             if b.trailers > lim.max_trailers:
                 b.state = S_FAILED
                 break
             if b.state == S_TRAILER:
-                if c == b"\r":
-                    b.trailers -= 1
-                    b.state = S_END_LF
-                elif TOKEN[c]:
+                if TOKEN[c]:
                     b.state = S_NAME
                 else:
                     b.state = S_FAILED
@@ -831,6 +846,11 @@ _METHODS = {b"GET": M_GET, b"HEAD": M_HEAD, b"POST": M_POST, b"PUT": M_PUT, b"DE
 cdef class Limits:
     def __init__(self, *, max_line=8192, max_field=16384, max_head=32768, max_headers=100, max_chunk_line=4096,
                  max_chunk_ext=16384, max_trailers=8192):
+        for value in (max_line, max_field, max_head, max_chunk_line, max_chunk_ext, max_trailers):
+            if not 0 <= value <= 1 << 26:
+                raise ValueError("limits are octets from 0 to 67108864")
+        if not 0 <= max_headers <= 65535:
+            raise ValueError("max_headers is a number from 0 to 65535")
         self.c.max_line = max_line
         self.c.max_field = max_field
         self.c.max_head = max_head
@@ -865,6 +885,8 @@ cdef class Parser:
         head_free(&self.h)
 
     def feed(self, bytes data not None):
+        if self.state == 2:
+            return
         if self.pos:
             self.buf = self.buf[self.pos:]
             self.pos = 0
@@ -885,13 +907,8 @@ cdef class Parser:
         if self.state == 2:
             return ERROR
         if self.state == 0:
-            p = PyBytes_AS_STRING(self.buf)
-            n = PyBytes_GET_SIZE(self.buf)
-            if self.pos:
-                self.buf = self.buf[self.pos:]
-                self.pos = 0
-                p = PyBytes_AS_STRING(self.buf)
-                n = PyBytes_GET_SIZE(self.buf)
+            p = PyBytes_AS_STRING(self.buf) + self.pos
+            n = PyBytes_GET_SIZE(self.buf) - self.pos
             if self.h.size:
                 head_reset(&self.h)
             # The head scanner counts in 32 bits; it never needs to see more than its limit to decide.
@@ -899,11 +916,11 @@ cdef class Parser:
             if r < 0:
                 return self.fail_(self.h.error, (<bytes> self.h.problem).decode())
             if r == 0:
-                if self.at_eof and n:
-                    return self.fail_(502, "closed inside a head")
+                if self.at_eof:
+                    return self.fail_(502, "closed before the end of a head")
                 return NEED_DATA
-            self.head_bytes = self.buf[:self.h.size]
-            self.pos = self.h.size
+            self.head_bytes = p[:self.h.size]
+            self.pos += self.h.size
             if self.request_method >= 0 and self.h.status < 200 and self.h.status != 101:
                 return HEAD
             body_init(&self.b, self.h.framing, self.h.content_length)

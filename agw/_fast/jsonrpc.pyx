@@ -178,7 +178,7 @@ cdef enum:
 
 cdef int envelope_scan(const char* p, uint32_t n, Envelope* e, uint32_t max_depth) noexcept nogil:
     # 0: fine, spans are set; -1: e.code and e.problem say why not.
-    cdef uint64_t objects = 0           # bit d: the container at depth d is an object
+    cdef uint64_t objects = 0           # bit d - 1: the container at depth d is an object
     cdef uint32_t depth = 0
     cdef uint32_t i = 0
     cdef uint32_t start, end
@@ -194,8 +194,8 @@ cdef int envelope_scan(const char* p, uint32_t n, Envelope* e, uint32_t max_dept
     cdef int state = AT_VALUE
     cdef char c
     memset(e, 0, sizeof(Envelope))
-    if max_depth > 63:
-        max_depth = 63
+    if max_depth > 64:
+        max_depth = 64
     while True:
         while i < n and BLANK[<uint8_t> p[i]]:
             i += 1
@@ -204,7 +204,7 @@ cdef int envelope_scan(const char* p, uint32_t n, Envelope* e, uint32_t max_dept
                 break
             return refuse(e, -32700, b"unexpected end of JSON text")
         c = p[i]
-        if (state == AT_NEXT and depth and c == (125 if objects >> depth & 1 else 93)) \
+        if (state == AT_NEXT and depth and c == (125 if objects >> (depth - 1) & 1 else 93)) \
                 or (state == AT_FIRST_MEMBER and c == b"}") or (state == AT_FIRST_ELEMENT and c == b"]"):
             i += 1
             depth -= 1
@@ -214,7 +214,7 @@ cdef int envelope_scan(const char* p, uint32_t n, Envelope* e, uint32_t max_dept
             top = depth == 1 and not batch
             in_params = False if depth < 2 else in_params
             if depth == 2 and params_at and not e.params.len:
-                in_params = objects >> 2 & 1
+                in_params = objects >> 1 & 1
             state = AT_NEXT
             continue
         if state == AT_NEXT:
@@ -224,7 +224,7 @@ cdef int envelope_scan(const char* p, uint32_t n, Envelope* e, uint32_t max_dept
                 return refuse(e, -32700, b"expected ',' or the end of the container")
             i += 1
             key = K_OTHER
-            state = AT_MEMBER if objects >> depth & 1 else AT_VALUE
+            state = AT_MEMBER if objects >> (depth - 1) & 1 else AT_VALUE
             continue
         if state == AT_FIRST_MEMBER or state == AT_MEMBER:
             if c != b'"':
@@ -269,10 +269,10 @@ cdef int envelope_scan(const char* p, uint32_t n, Envelope* e, uint32_t max_dept
                 return refuse(e, -32600, b"member of the wrong type")
             depth += 1
             if c == b"{":
-                objects |= <uint64_t> 1 << depth
+                objects |= <uint64_t> 1 << (depth - 1)
                 state = AT_FIRST_MEMBER
             else:
-                objects &= ~(<uint64_t> 1 << depth)
+                objects &= ~(<uint64_t> 1 << (depth - 1))
                 state = AT_FIRST_ELEMENT
             in_params = depth == 2 and top and key == K_PARAMS and c == b"{"
             top = depth == 1 and not batch

@@ -18,6 +18,7 @@ from bench.harness import processes, procfs, syscalls, wrk
 from bench.harness.cores import Cores
 from bench.harness.dialogue import Dialogue
 from bench.harness.processes import BenchError, python_module
+from bench.load.timing import punctual
 from bench.peers import Job, Peer
 from bench.peers.backend import EVENTS_PER_S
 from bench.scenarios import Kind, Scenario
@@ -162,11 +163,12 @@ def _paced(bench: Bench, scenario: Scenario, peer: Peer, port: int, file: Path) 
         bench.rates[key] = scenario.rate or min(_PACED_LIMIT_PER_S, ceiling / 2)
     rate = bench.rates[key]
     program = ["--port", port, "--requests", file, "--rate", rate, "--connections", scenario.connections]
-    if bench.warmup_s > 0:
-        _run_json(python_module("bench.load.paced", *program, "--duration", bench.warmup_s), bench, bench.warmup_s)
-    meter = Meter(bench, peer)
-    argv = python_module("bench.load.paced", *program, "--duration", bench.duration_s)
-    found = _run_json(argv, bench, bench.duration_s)
+    with punctual(bench.backend_pids):
+        if bench.warmup_s > 0:
+            _run_json(python_module("bench.load.paced", *program, "--duration", bench.warmup_s), bench, bench.warmup_s)
+        meter = Meter(bench, peer)
+        argv = python_module("bench.load.paced", *program, "--duration", bench.duration_s)
+        found = _run_json(argv, bench, bench.duration_s)
     sample = {"per_s": found["requests"] / found["duration_s"], "units": found["requests"], "rate": rate}
     sample |= {
         name: found[name] for name in ("errors", "p50_us", "p99_us", "p999_us", "lag_p99_us", "client_busy", "realtime")

@@ -88,7 +88,7 @@ def adopt(child: Child) -> Child:
 
 def run(argv: Sequence[str], cpus: Sequence[int], timeout_s: float, directory: Path) -> str:
     """Run a load program to its end and return its standard output; BenchError on failure or overrun."""
-    name = Path(argv[0]).name
+    name = argv[argv.index("-m") + 1] if "-m" in argv else Path(argv[0]).name
     log = directory / f"{name}.stderr"
     with log.open("wb") as errors:
         popen = subprocess.Popen(
@@ -102,7 +102,8 @@ def run(argv: Sequence[str], cpus: Sequence[int], timeout_s: float, directory: P
     finally:
         stop(child)
     if popen.returncode != 0:
-        raise BenchError(f"{name} ended with {popen.returncode}: {child.log_tail()}")
+        last = child.log_tail().rpartition("\n")[2]  # of a traceback, the line that says what happened
+        raise BenchError(f"{name} ended with {popen.returncode}: {last}")
     return out.decode("utf-8", "replace")
 
 

@@ -11,6 +11,8 @@ itself rounds to milliseconds) without spinning, so the backend on the same CPU 
 CPU share and how late it noticed what was due; if `lag_p99_us` is not small against the latencies, it was the bottleneck.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import random
@@ -30,7 +32,8 @@ _SEED = 20260728
 
 def timetable(rate: float, duration_s: float) -> array[int]:
     """Poisson arrivals at `rate` per second, in ns from the start; the same for every peer."""
-    gaps, due, due_ns = random.Random(_SEED), 0.0, array[int]("q")
+    gaps, due = random.Random(_SEED), 0.0
+    due_ns: array[int] = array("q")
     while (due := due + gaps.expovariate(rate)) < duration_s:
         due_ns.append(int(due * 1e9))
     return due_ns

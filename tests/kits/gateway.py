@@ -5,7 +5,8 @@
 
 Rules:
 - every wait has a bound and watches for what it waits for (`wait_until`); nothing sleeps and hopes;
-- ports are chosen by the kernel: port 0 in the configuration, read back from the log line "ready";
+- ports are chosen by the kernel: port 0 in the configuration, read back from the log line "ready"; admin, stats and
+  readiness listen on unix sockets of their own unless the configuration says otherwise;
 - the gateway gets a process group of its own, and nothing of it outlives the `with` block;
 - `stop()` and a `with` block that ends well assert exit code 0, an empty process group and a log without tracebacks.
 
@@ -15,6 +16,7 @@ Rules:
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
 import os
 import re
@@ -35,6 +37,7 @@ START_S = 20.0
 """Bound for a start; a cold start takes half a second, a machine under load more."""
 _SAMPLE = re.compile(r"(?P<name>[A-Za-z_:][A-Za-z0-9_:]*)(?:\{(?P<labels>.*)\})? (?P<value>\S+)(?: \S+)?")
 _LABEL = re.compile(r'([A-Za-z_][A-Za-z0-9_]*)="((?:[^"\\]|\\.)*)"')
+_NUMBERS = itertools.count(1)
 T = TypeVar("T")
 
 
@@ -92,12 +95,12 @@ class Reply(NamedTuple):
 
 
 def ask(where: str, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None, timeout: float = 5.0) -> Reply:
-    """One request on a connection of its own. `where` is host:port or a unix socket path."""
-    if where.startswith(("/", "unix:")):
+    """One request on a connection of its own. `where` is host:port or unix:/path or unix:@name."""
+    if where.startswith("unix:"):
         connection = http.client.HTTPConnection("localhost", timeout=timeout)
         sock = socket.socket(socket.AF_UNIX)
         sock.settimeout(timeout)
-        sock.connect(where.removeprefix("unix:"))
+        sock.connect(where.removeprefix("unix:").replace("@", "\0", 1))
         connection.sock = sock
     else:
         host, _, port = where.rpartition(":")
@@ -148,7 +151,7 @@ class Gateway:
     """One `agw serve`. Starts in `__enter__` (or `start()`); see the module's rules.
 
     config: a configuration, or its text (then nothing is added to it). With a mapping, listeners of the process that
-    are not configured get port 0 on loopback and the access log goes nowhere. None runs `agw serve` without a file.
+    are not configured get unix sockets, and the access log is off. None runs `agw serve` without a file.
     ready: False returns from `start()` without waiting for the log line "ready".
     strict: False tolerates tracebacks in the log.
     wrapper: words before the command, such as prlimit and its options.
@@ -171,6 +174,8 @@ class Gateway:
         self.file = self.directory / "config.json"
         self.stderr_file = self.directory / f"stderr-{time.monotonic_ns()}"
         self.stdout_file = self.directory / f"stdout-{time.monotonic_ns()}"
+        self.addresses = {name: f"unix:@agw-test-{os.getpid()}-{next(_NUMBERS)}-{name}" for name in ("admin", "stats", "readiness")}
+        """Where admin, stats and readiness listen. With a configuration in text, set it yourself."""
         self.workers = workers
         self.strict = strict
         self._no_file = config is None
@@ -281,7 +286,8 @@ class Gateway:
         if isinstance(config, str):
             text = config
         else:
-            process = {"adminAddr": "127.0.0.1:0", "statsAddr": "127.0.0.1:0", "readinessAddr": "127.0.0.1:0", **config.get("config", {})}
+            process = {**{f"{name}Addr": where for name, where in self.addresses.items()}, **config.get("config", {})}
+            self.addresses = {name: process[f"{name}Addr"] for name in self.addresses}
             frontend = {"accessLog": {"enabled": False}, **config.get("frontendPolicies", {})}
             text = json.dumps({**config, "config": process, "frontendPolicies": frontend})
         fresh = self.file.with_suffix(".new")
@@ -335,18 +341,18 @@ class Gateway:
 
     def admin(self, path: str, method: str = "GET", timeout: float = 5.0) -> Reply:
         """A request to the admin listener."""
-        return ask(self.ready_line["admin"], method, path, timeout=timeout)
+        return ask(self.addresses["admin"], method, path, timeout=timeout)
 
     def ready(self) -> int:
         """Status of the readiness probe; 0 when nobody answers."""
         try:
-            return ask(self.ready_line["readiness"], "GET", "/healthz/ready").status
+            return ask(self.addresses["readiness"], "GET", "/healthz/ready").status
         except (OSError, http.client.HTTPException):
             return 0
 
     def metrics(self) -> Metrics:
         """One scrape."""
-        reply = ask(self.ready_line["stats"], "GET", "/metrics")
+        reply = ask(self.addresses["stats"], "GET", "/metrics")
         assert reply.status == 200, reply
         return Metrics.parse(reply.text)
 

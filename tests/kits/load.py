@@ -15,6 +15,7 @@ lost is a request of which at least one octet was sent.
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
 import time
@@ -76,10 +77,12 @@ class Connection:
 
     def ended(self) -> bool:
         """True if the server closed the idle connection. Reads nothing."""
-        try:
-            return self.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
-        except BlockingIOError:
+        poll = select.poll()
+        poll.register(self.sock, select.POLLIN)
+        if not poll.poll(0):
             return False
+        try:
+            return self.sock.recv(1, socket.MSG_PEEK) == b""
         except OSError:
             return True
 

@@ -351,10 +351,6 @@ STRICTER: dict[str, Callable[[Octets], bool]] = {
     "a limit of chunk lines or trailers (rule 10)": over_chunk_limits,
 }
 
-# Rows agw does not keep yet; reported, see REPORTED in tests/unit/http1/test_vectors.py.
-NOT_YET = {"IP-literal in Host or request-target is no IPv6 address (3986 3.2.2)"}
-
-
 def unfinished(m: Octets) -> bool:
     """agw judges octet by octet inside a chunked body; h11 waits for the CRLF."""
     if not (m.is_chunked and m.whole_head):
@@ -449,7 +445,7 @@ def compare(raw: bytes, ours: Trace, heard: Heard, make: Callable[[bytes], Octet
             return set(why)
         compare_head(mine.head, theirs)
         if mine.complete and theirs["complete"]:
-            assert not set(why) - NOT_YET, f"agw accepts in spite of {why}: {raw[start:end]!r}"
+            assert not why, f"agw accepts in spite of {why}: {raw[start:end]!r}"
             assert mine.body == theirs["body"]
             continue
         if mine.complete:
@@ -517,7 +513,7 @@ def test_no_row_is_dead() -> None:
     used: set[str] = set()
     for vector in COMPARED:
         used |= compare_vector(vector)
-    assert used | NOT_YET == {*STRICTER, *LAXER}
+    assert used == {*STRICTER, *LAXER}
 
 
 def test_mutated_requests() -> None:

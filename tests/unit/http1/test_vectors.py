@@ -18,35 +18,11 @@ from tests.vectors.http1 import generate
 NEXT = b"GET /next HTTP/1.1\r\nHost: next\r\n\r\n"
 SHORT = 400  # octets up to which every two-way split is tried
 
-# Vectors agw does not satisfy yet, by name, each with what it does instead. A row whose vector passes is an error.
-REPORTED = {
-    **{
-        f"request/invalid/host-ipv6-{name}": "any hex digits, colons and dots in brackets pass for an IPv6 address"
-        for name in ("one-group", "three-colons", "dots", "nine-groups", "two-gaps", "five-digits")
-    },
-    "request/valid/upgrade-1.0-ignored": "Upgrade is taken from HTTP/1.0",
-    "response/invalid/eof-after-100": "the end of the stream after an interim response is no error",
-}
-
 ALL = vectors()
 
 
 def named(chosen: Iterable[Vector]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("vector", [pytest.param(vector, id=vector.name) for vector in chosen])
-
-
-def named_with_known_gaps(chosen: Iterable[Vector]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize(
-        "vector",
-        [
-            pytest.param(
-                vector,
-                id=vector.name,
-                marks=pytest.mark.xfail(reason=REPORTED[vector.name], strict=True) if vector.name in REPORTED else (),
-            )
-            for vector in chosen
-        ],
-    )
 
 
 def pipelining(vector: Vector) -> bool:
@@ -82,7 +58,7 @@ def test_the_generator_writes_what_is_on_disk() -> None:
     assert [name for name, content in files.items() if (ROOT / name).read_bytes() != content] == []
 
 
-@named_with_known_gaps(ALL)
+@named(ALL)
 def test_verdict(vector: Vector) -> None:
     judge(vector, vector.run([vector.raw]))
 
@@ -144,7 +120,7 @@ def test_what_came_before_changes_nothing(vector: Vector) -> None:
         assert trace.error == alone.error
 
 
-@named([vector for vector in REQUESTS if not vector.is_valid and vector.name not in REPORTED])
+@named([vector for vector in REQUESTS if not vector.is_valid])
 def test_nothing_is_parsed_after_an_error(vector: Vector) -> None:
     alone = vector.run([vector.raw])
     for chunks in ([vector.raw, NEXT], [vector.raw, b"", NEXT], [*octets(vector.raw), *octets(NEXT)]):

@@ -1,0 +1,59 @@
+"""Access-log records: one JSON object per line, formatted into a buffer that somebody else writes out.
+
+Rules:
+- agentgateway's field names and order; a field without a value is left out;
+- control octets and invalid UTF-8 are escaped or replaced by U+FFFD: a line is one line of valid JSON whatever a client
+  sent. The `fields` fragment is trusted, it comes from the configuration;
+- queries, session ids and credentials are not logged;
+- the request path only fills memory; the sink gets whole lines and may drop them (it counts).
+"""
+
+from collections.abc import Callable
+
+from typing_extensions import disjoint_base
+
+@disjoint_base
+class AccessLog:
+    """The buffer of one worker. C methods: `add(record)`, which hands over from 32 KiB on, and `emit()`."""
+
+    def __init__(self, sink: Callable[[bytes], object] | None, limit: int = 4194304) -> None:
+        """`sink` takes runs of whole lines and must not block; None switches the log off.
+
+        limit: octets, kept for the owner of the sink; not enforced here, because `add` hands over long before.
+        """
+
+    @property
+    def enabled(self) -> bool:
+        """Is there a sink?"""
+
+    @property
+    def limit(self) -> int: ...
+    def flush(self) -> None:
+        """Hand over what is there; called by the worker's tick."""
+
+    def reserve(self, need: int) -> None:
+        """Make room for `need` octets. Part of `add`."""
+
+def formatted(
+    *,
+    fields: bytes = b"",
+    peer: bytes = b"",
+    endpoint: bytes = b"",
+    method: bytes = b"",
+    host: bytes = b"",
+    path: bytes = b"",
+    target: bytes = b"",
+    rpc: bytes = b"",
+    name: bytes = b"",
+    wall_ns: int = 0,
+    duration_ns: int = 0,
+    version: int = 11,
+    status: int = 200,
+    name_kind: int = 1,
+    retries: int = 0,
+) -> bytes:
+    """One record as its line, for tests.
+
+    fields: a JSON fragment, empty or from a comma on; version: 10 or 11; name_kind: 1 tool, 2 prompt, 3 resource;
+    wall_ns: since the epoch, UTC; duration_ns: printed as milliseconds with three decimals.
+    """
