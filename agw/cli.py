@@ -39,14 +39,18 @@ def build_parser() -> argparse.ArgumentParser:
 
     serve = commands.add_parser("serve", help="run the gateway", description="Run the gateway.", epilog=SIGNALS, formatter_class=raw)
     serve.add_argument("-f", "--file", help="configuration (YAML or JSON); without it a demo MCP server is served on 127.0.0.1:3000")
-    serve.add_argument("--workers", metavar="N|auto", help="worker processes; auto = one per CPU this process may use (default: config.workerThreads, else auto)")
+    number = "worker processes; auto = one per CPU this process may use (default: config.workerThreads, else auto)"
+    serve.add_argument("--workers", metavar="N|auto", help=number)
 
-    validate = commands.add_parser("validate", help="list every problem of a configuration", description="Exit code 0: usable; 1: problems, each as file:line:column: path: what and how to mend it.")
+    about = "Exit code 0: usable; 1: problems, each as file:line:column: path: what and how to mend it."
+    validate = commands.add_parser("validate", help="list every problem of a configuration", description=about)
     validate.add_argument("-f", "--file", required=True, help="configuration to check")
 
-    commands.add_parser("schema", help="print the JSON Schema of the configuration", description="Print the JSON Schema (2020-12) of the configuration, for editors and other checkers.")
+    about = "Print the JSON Schema (2020-12) of the configuration, for editors and other checkers."
+    commands.add_parser("schema", help="print the JSON Schema of the configuration", description=about)
 
-    explain = commands.add_parser("explain", help="say what would happen to a request", description="Print listener, route, policies in order and backends for a request, without sending anything.")
+    about = "Print listener, route, policies in order and backends for a request, without sending anything."
+    explain = commands.add_parser("explain", help="say what would happen to a request", description=about)
     explain.add_argument("-f", "--file", required=True, help="configuration to ask")
     explain.add_argument("-H", "--header", action="append", default=[], metavar="NAME: VALUE", help="a request header; may be repeated")
     explain.add_argument("method", metavar="METHOD", help="GET, POST, ...")

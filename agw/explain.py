@@ -6,7 +6,7 @@ import os
 import sys
 from urllib.parse import urlsplit
 
-from agw.runtime.plan import BackendRef, ClusterPlan, Plan, PolicyPlan, RoutePlan
+from agw.runtime.plan import BackendRef, ClusterPlan, HeaderOps, Plan, PolicyPlan, RoutePlan
 from agw.runtime.snapshot import BindKey
 
 
@@ -34,12 +34,9 @@ def policy_lines(policies: PolicyPlan) -> list[str]:
     return lines
 
 
-def header_text(ops: object) -> str:
+def header_text(ops: HeaderOps) -> str:
     """remove/set/add in short."""
-    parts = [f"remove {n}" for n in getattr(ops, "remove")]  # noqa: B009
-    parts += [f"set {n}" for n, _ in getattr(ops, "set")]  # noqa: B009
-    parts += [f"add {n}" for n, _ in getattr(ops, "add")]  # noqa: B009
-    return ", ".join(parts)
+    return ", ".join([*(f"remove {n}" for n in ops.remove), *(f"set {n}" for n, _ in ops.set), *(f"add {n}" for n, _ in ops.add)])
 
 
 def backend_line(ref: BackendRef, cluster: ClusterPlan, total: int) -> str:

@@ -9,8 +9,9 @@ default of run.py and the least that is judged, p <= 0.01 means that all runs of
 the other. The interval shown is a seeded bootstrap of the ratio of medians (95 %).
 
 Rate, CPU and median latency of each run are first divided by nginx's value of the same round where both files have it:
-machine-wide drift between two sessions (clock, neighbours) cancels out. --absolute compares the bare values. Standard
-library only; reads no other module, so it runs with any Python from 3.11 on.
+machine-wide drift between two sessions (clock, neighbours) cancels out. A rate is judged only where the peer was the
+limit. --absolute compares the bare values. Standard library only; reads no other module, so it runs with any Python
+from 3.11 on.
 """
 
 import argparse
@@ -49,12 +50,12 @@ METRICS = (
     Metric("p50_us", "p50", -1, 0.05, relative=True),
     Metric("p99_us", "p99", -1, 0.15),
     Metric("p999_us", "p99.9", -1, 0.30),
+    Metric("delivered", "events delivered", +1, 0.01),
     Metric("syscalls", "system calls", -1, 0.03),
     Metric("pss_mib", "PSS per worker", -1, 0.10),
     Metric("bytes_per_connection", "bytes per idle connection", -1, 0.10),
 )
-# The rate of an open loop is set, not measured.
-_SET_RATE = "rate"
+_SATURATED = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +123,10 @@ def findings(before: dict[str, Any], after: dict[str, Any], args: argparse.Names
         if key not in after["scenarios"]:
             continue
         old, new = before["scenarios"][key]["runs"], after["scenarios"][key]["runs"]
-        paced = bool(values(old, args.peer, _SET_RATE, against_control=False))
+        limited = _is_limit(old, args.peer) and _is_limit(new, args.peer)
         may_divide = not args.absolute and args.peer != CONTROL and CONTROL in old and CONTROL in new
         for metric in METRICS:
-            if metric.name == "per_s" and paced:
+            if metric.name == "per_s" and not limited:
                 continue
             relative = metric.relative and may_divide
             first = values(old, args.peer, metric.name, against_control=relative)
@@ -137,6 +138,11 @@ def findings(before: dict[str, Any], after: dict[str, Any], args: argparse.Names
             change = statistics.median(second) / statistics.median(first) - 1
             found.append(Finding(key, metric, change, low, high, p, verdict))
     return found
+
+
+def _is_limit(runs: dict[str, list[Any]], peer: str) -> bool:
+    """True if the peer's CPUs were full; otherwise its rate is that of the load side or of a timetable."""
+    return statistics.median(values(runs, peer, "peer_cpu_busy", against_control=False) or [0.0]) >= _SATURATED
 
 
 def broken(before: dict[str, Any], after: dict[str, Any], peer: str) -> list[str]:

@@ -11,11 +11,11 @@ from libc.stdio cimport snprintf
 from libc.string cimport memcpy, strlen
 from libc.time cimport gmtime_r, time_t, tm
 
-from agw._fast.stream cimport buf_append, buf_clear, buf_free
+from agw._fast.stream cimport buf_append, buf_free
 
 cdef enum:
     ROOM = 768              # fixed parts of one record
-    FULL = 32768            # hand over from here on
+    FULL = 65536            # hand over from here on
 
 
 cdef inline char* put(char* o, const char* p, size_t n) noexcept:
@@ -80,6 +80,7 @@ cdef char* put_text(char* o, const char* p, uint32_t n) noexcept:
 cdef class AccessLog:
     def __init__(self, sink, size_t limit=4194304):
         self.sink = sink
+        self.stamp_second = -1
         self.enabled = sink is not None
         self.limit = limit
 
@@ -88,18 +89,28 @@ cdef class AccessLog:
 
     cdef int add(self, const Record* r) except -1:
         cdef size_t need = ROOM + r.fields_len + 6 * (<size_t> r.peer_len + r.endpoint_len + r.method_len + r.host_len
-                                                       + r.path_len + r.target_len + r.rpc_len + r.name_len)
+                                                      + r.path_len + r.target_len + r.rpc_len + r.name_len)
         cdef char* o
         cdef char* start
         cdef time_t seconds = <time_t> (r.wall_ns // 1000000000)
         cdef tm t
         cdef int64_t us = r.duration_ns // 1000
+        cdef int ms
         if self.buf.off + self.buf.len + need > self.buf.cap:
             self.reserve(need)
         start = o = self.buf.p + self.buf.off + self.buf.len
-        gmtime_r(&seconds, &t)
-        o += snprintf(o, 64, b'{"time":"%04d-%02d-%02dT%02d:%02d:%02d.%03dZ","scope":"request"', t.tm_year + 1900, t.tm_mon + 1,
-                      t.tm_mday, t.tm_hour, t.tm_min, t.tm_sec, <int> (r.wall_ns % 1000000000 // 1000000))
+        if seconds != self.stamp_second:
+            gmtime_r(&seconds, &t)
+            snprintf(self.stamp, 40, b'{"time":"%04d-%02d-%02dT%02d:%02d:%02d.', t.tm_year + 1900, t.tm_mon + 1, t.tm_mday,
+                     t.tm_hour, t.tm_min, t.tm_sec)
+            self.stamp_second = seconds
+            self.stamp_len = strlen(self.stamp)
+        o = put(o, self.stamp, self.stamp_len)
+        ms = <int> (r.wall_ns % 1000000000 // 1000000)
+        o[0] = <char> (48 + ms // 100)
+        o[1] = <char> (48 + ms // 10 % 10)
+        o[2] = <char> (48 + ms % 10)
+        o = put(o + 3, b'Z","scope":"request"', 20)
         o = put(o, r.fields, r.fields_len)
         if r.endpoint_len:
             o = put(o, b',"endpoint":"', 13)

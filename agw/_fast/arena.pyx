@@ -6,7 +6,6 @@
 # - a full table puts everything else into the last row ("other"), it never grows and never fails.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.string cimport memset
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 
 cdef int64_t BOUNDS[14]

@@ -34,6 +34,7 @@ cdef class Downstream(Downlink):
     cdef bytes address
     cdef int state
     cdef bint consuming
+    cdef bint client_closes         # the request said this is the last one
     cdef bint in_head               # some octets of a head are here
     cdef int64_t head_started
     cdef int64_t accepted_ns

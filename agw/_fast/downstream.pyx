@@ -9,21 +9,21 @@
 from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, errno
 from libc.stdint cimport int64_t, uint32_t
 from libc.stdlib cimport free
-from libc.string cimport memcpy, memset, strlen
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.string cimport memcpy, strlen
+from cpython.bytes cimport PyBytes_AS_STRING
 from posix.fcntl cimport O_CLOEXEC, O_RDONLY, open as c_open
 from posix.unistd cimport close as c_close
 
 from agw._fast.arena cimport G_ACCEPT_PAUSED, G_CONNECTIONS, G_CONNECTIONS_TOTAL, G_IN_FLIGHT, G_PARSE_ERRORS, G_RECEIVED_BYTES
-from agw._fast.exchange cimport DONE_LOCALLY, WANT_BUFFER, X_SENT, X_RESPONSE, X_WAIT, Context, Downlink, Exchange
+from agw._fast.exchange cimport DONE_LOCALLY, WANT_BUFFER, Context, Downlink, Exchange
 from agw._fast.forward cimport (E_BODY_TIMEOUT, E_HEADER_TIMEOUT, E_MALFORMED, E_OVERLOAD, E_TOO_LARGE, Failure, Out,
                                 build_reply, failure)
 from agw._fast.http1 cimport (BODY_DATA, BODY_END, BODY_ERROR, F_EXPECT_CONTINUE, FRAMING_CHUNKED, FRAMING_LENGTH,
-                              FRAMING_NONE, M_OTHER, Body, Head, body_feed, body_init, head_free, head_reset,
+                              FRAMING_NONE, M_OTHER, Head, body_feed, body_init, head_free, head_reset,
                               request_head_feed)
 from agw._fast.policy cimport Bind, Http
-from agw._fast.reactor cimport EV_ERR, EV_HUP, EV_IN, EV_OUT, EV_RDHUP, SCRATCH_IN, Handler, Reactor, Timer
-from agw._fast.stream cimport HIGH_WATER, LOW_WATER, Buf, buf_append, buf_clear, buf_consume, buf_free
+from agw._fast.reactor cimport EV_ERR, EV_HUP, EV_IN, EV_OUT, EV_RDHUP, SCRATCH_IN, Handler, Timer
+from agw._fast.stream cimport buf_append, buf_clear, buf_consume, buf_free
 
 from agw._fast.process import refuse_new_connections
 
@@ -372,9 +372,7 @@ cdef class Downstream(Downlink):
                         return self.linger()
                     return self.close()
                 if self.state == S_TUNNEL:
-                    if self.exchange is not None and self.exchange.upstream is not None:
-                        self.exchange.upstream.shut_write()
-                    return 0
+                    return self.exchange.client_ended() if self.exchange is not None else 0
                 return self.gone()
             else:
                 return self.gone()
@@ -471,7 +469,6 @@ cdef class Downstream(Downlink):
         cdef int want
         cdef size_t used = 0
         cdef size_t size
-        cdef Head* kept
         cdef bint whole
         self.requests += 1
         x.down = self
@@ -479,6 +476,7 @@ cdef class Downstream(Downlink):
         self.keep_alive = h.keep_alive and not self.ctx.draining and not self.acceptor.retired \
             and (not self.bind.http.max_requests or self.requests < self.bind.http.max_requests) \
             and (not self.bind.http.max_connection or self.ctx.reactor.now - self.accepted_ns < self.bind.http.max_connection)
+        self.client_closes = not h.keep_alive
         self.request_complete = h.framing == FRAMING_NONE
         self.unbounded = h.framing == FRAMING_CHUNKED or h.content_length > DISCARD or h.flags & F_EXPECT_CONTINUE
         body_init(&self.reqbody, h.framing, h.content_length)
@@ -651,6 +649,9 @@ cdef class Downstream(Downlink):
                 self.ctx.reactor.defer(self)
             return 0
         if not self.keep_alive:
+            if self.client_closes and self.outq.len == 0 and self.inbuf.len == 0 and not self.readable and not self.consuming:
+                # The client asked for it and has sent nothing more: no reset can reach the answer.
+                return self.close()
             return self.linger()
         return self.next_request()
 

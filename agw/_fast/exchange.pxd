@@ -76,6 +76,8 @@ cdef class Exchange(Client):
     cdef uint8_t method
     cdef int client_version
     cdef bint wants_upgrade
+    cdef frozenset upgrade_asked    # protocols the client listed, lower case
+    cdef bint client_fin, upstream_fin      # directions of a tunnel that ended
     cdef bint event_stream
     cdef bint replayable
     cdef bint head_sent
@@ -110,6 +112,8 @@ cdef class Exchange(Client):
     cdef int send_first(self, Upstream up, Out* o, const char* body, size_t n) except -1
     cdef int body(self, const char* p, size_t n) except -1
     cdef int body_end(self) except -1
+    cdef int client_ended(self) except -1
+    cdef int tunnel_over(self) except -1
     cdef int respond(self, Head* h, const char* buf, const char* rest, size_t n) except -1
     cdef int relay(self, Out* o, const char* p, size_t n) except -1
     cdef int push(self, Out* o) except -1

@@ -8,7 +8,7 @@ Rules:
 - an exchange keeps the route it began with, whatever is reloaded meanwhile.
 """
 
-from typing import Final
+from typing import Final, Self
 
 from typing_extensions import disjoint_base
 
@@ -69,6 +69,6 @@ class Exchange(Client):
     Owner:  the Downstream that began it; nobody may touch it after a call that may finish it.
     """
 
-    def __init__(self, ctx: Context) -> None: ...
+    def __new__(cls, ctx: Context) -> Self: ...
     def redirect_lines(self, location: bytes) -> bytes:
         """The header lines of a redirect."""

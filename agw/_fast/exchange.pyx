@@ -10,33 +10,30 @@
 # - a request is sent a second time only when nothing of it can have been processed;
 # - a response that breaks off ends visibly broken: no last chunk, no invented body, connection closed.
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memchr, memcpy, strlen
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 
 import time
 from email.utils import formatdate
 
 from agw._fast.accesslog cimport AccessLog, Record
-from agw._fast.arena cimport G_EXCHANGES, G_IN_FLIGHT, G_PARSE_ERRORS, G_RELAY_PAUSES, G_RETRIES, Slot
+from agw._fast.arena cimport G_EXCHANGES, G_IN_FLIGHT, G_RELAY_PAUSES, G_RETRIES, Slot
 from agw._fast.forward cimport (E_BAD_PATH, E_BODY_CUT, E_CLIENT_GONE, E_CONNECT, E_CONNECT_TIMEOUT, E_DNS, E_INTERNAL,
                                 E_JSON, E_METHOD, E_NO_BACKEND, E_NO_LISTENER, E_NO_ROUTE, E_PROTOCOL, E_QUEUE_FULL,
                                 E_QUEUE_TIMEOUT, E_REQUEST_TIMEOUT, E_RESET, E_RESPONSE_TIMEOUT, E_TOO_LARGE, E_UPGRADE,
                                 Failure, Out, RequestContext, build_reply, build_request, build_response, failure, put,
                                 put_hex, reason_name)
-from agw._fast.http1 cimport (BODY_DATA, BODY_END, BODY_ERROR, F_CLOSE, F_EVENT_STREAM, F_LENGTH, F_UPGRADE, FRAMING_CHUNKED,
-                              FRAMING_EOF, FRAMING_LENGTH, FRAMING_NONE, H_ACR_METHOD, H_ORIGIN, M_CONNECT, M_DELETE, M_GET,
-                              M_HEAD, M_OPTIONS, M_OTHER, M_POST, M_PUT, M_TRACE, Body, CLimits, Head, Header, body_feed,
-                              body_init, equals_lower, head_free, head_init, head_reset, normalise_path,
-                              response_head_feed)
-from agw._fast.jsonrpc cimport (KIND_BATCH, KIND_NOTIFICATION, KIND_REQUEST, KIND_RESPONSE, Envelope, envelope_scan)
-from agw._fast.policy cimport Bind, Choice, Http, Match, Route
-from agw._fast.pool cimport (FAIL_CONNECT, FAIL_CONNECT_TIMEOUT, FAIL_DNS, FAIL_QUEUE_FULL, UP_ACTIVE, Client, Cluster,
-                             Upstream)
-from agw._fast.reactor cimport SCRATCH_OUT, Reactor, Timer, timer_unlink
-from agw._fast.router cimport ByteMap, Router
-from agw._fast.stream cimport HIGH_WATER, LOW_WATER, Buf, Stream, buf_append, buf_clear, buf_consume, buf_free
+from agw._fast.http1 cimport (BODY_DATA, BODY_END, BODY_ERROR, F_EVENT_STREAM, F_UPGRADE, FRAMING_CHUNKED, FRAMING_EOF,
+                              FRAMING_LENGTH, FRAMING_NONE, H_ACR_METHOD, H_ORIGIN, M_CONNECT, M_DELETE, M_GET, M_HEAD,
+                              M_OPTIONS, M_POST, M_PUT, M_TRACE, CLimits, Head, body_feed, body_init, equals_lower,
+                              head_free, head_init, head_reset, normalise_path, response_head_feed)
+from agw._fast.jsonrpc cimport KIND_BATCH, KIND_REQUEST, KIND_RESPONSE, Envelope, envelope_scan
+from agw._fast.policy cimport Http, Match, Route
+from agw._fast.pool cimport FAIL_CONNECT, FAIL_CONNECT_TIMEOUT, FAIL_DNS, FAIL_QUEUE_FULL, Client, Cluster, Upstream
+from agw._fast.reactor cimport SCRATCH_OUT, Reactor, timer_unlink
+from agw._fast.router cimport ByteMap
+from agw._fast.stream cimport HIGH_WATER, LOW_WATER, Stream, buf_append, buf_clear, buf_consume, buf_free
 
 cdef enum:
     PATH_ROOM = 65537
@@ -160,6 +157,11 @@ cdef inline bint needs_normalising(const char* p, uint32_t n) noexcept nogil:
     return False
 
 
+cdef frozenset upgrade_elements(bytes value):
+    # The protocols of an Upgrade field, lower case.
+    return frozenset([e.strip().lower() for e in value.split(b",") if e.strip()])
+
+
 cdef class Exchange(Client):
     def __cinit__(self, Context ctx not None):
         self.ctx = ctx
@@ -186,6 +188,8 @@ cdef class Exchange(Client):
         self.response_bytes = 0
         self.retries = self.interim = 0
         self.head_sent = self.event_stream = self.replayable = self.wants_upgrade = False
+        self.client_fin = self.upstream_fin = False
+        self.upgrade_asked = None
         self.is_rpc = False
         self.rpc = -1
         self.name_kind = 0
@@ -222,7 +226,7 @@ cdef class Exchange(Client):
         elif self.path[0] == b"/" and needs_normalising(self.path, self.path_len):
             n = normalise_path(self.path, self.path_len, self.ctx.path_scratch)
             if n < 0:
-                return -1
+                return -2       # -1 would mean an exception
             self.path = self.ctx.path_scratch
             self.path_len = <uint32_t> n
         return 0
@@ -284,9 +288,11 @@ cdef class Exchange(Client):
             elif h.method != M_OPTIONS and h.method != M_HEAD:
                 self.fail(E_METHOD, NULL, 0, 0)
                 return DONE_LOCALLY
-        elif h.flags & F_UPGRADE and h.version == 11 and h.upgrade_len and h.framing == FRAMING_NONE \
-                and not (h.upgrade_len >= 3 and equals_lower(buf + h.upgrade_off, b"h2c", 3)):
-            self.wants_upgrade = True
+        elif h.flags & F_UPGRADE and h.upgrade_len and h.framing == FRAMING_NONE:
+            asked = upgrade_elements(buf[h.upgrade_off:h.upgrade_off + h.upgrade_len])
+            if b"h2c" not in asked:
+                self.wants_upgrade = True
+                self.upgrade_asked = asked
         return WANT_STREAM
 
     def redirect_lines(self, bytes location):
@@ -505,7 +511,23 @@ cdef class Exchange(Client):
         up.send(b"0\r\n\r\n", 5)
         return 0
 
+    cdef int client_ended(self) except -1:
+        # The client ended its direction of a tunnel.
+        self.client_fin = True
+        if self.upstream is not None:
+            self.upstream.shut_write()
+        return self.tunnel_over()
+
+    cdef int tunnel_over(self) except -1:
+        cdef Upstream up = self.upstream
+        if self.client_fin and self.upstream_fin and (up is None or up.outq.len == 0):
+            self.drop_upstream()
+            return self.finish(False)
+        return 0
+
     cdef int on_upstream_drain(self) except -1:
+        if self.phase == X_TUNNEL and self.client_fin and self.upstream_fin:
+            return self.tunnel_over()
         if self.down.read_paused:
             self.down.resume_reading()
         return 0
@@ -584,7 +606,8 @@ cdef class Exchange(Client):
         o.cap = SCRATCH_OUT
         o.full = False
         if h.status == 101:
-            if not self.wants_upgrade or not h.flags & F_UPGRADE or not h.upgrade_len:
+            if not self.wants_upgrade or not h.flags & F_UPGRADE or not h.upgrade_len \
+                    or not upgrade_elements(buf[h.upgrade_off:h.upgrade_off + h.upgrade_len]) <= self.upgrade_asked:
                 return self.upstream_failed(E_UPGRADE)
             self.status = 101
             if build_response(&o, h, buf, self.choice.response_edits, self.cors_lines, self.bind.http, 11, FRAMING_NONE,
@@ -658,8 +681,8 @@ cdef class Exchange(Client):
             return self.client_gone()
         if r == BODY_ERROR:
             return self.upstream_failed(E_BODY_CUT)
-        self.ctx.reactor.arm(&up.timer, self.ctx.reactor.now + (self.bind.http.stream_idle_timeout if self.event_stream
-                                                                 else self.bind.http.progress_timeout))
+        self.ctx.reactor.arm(&up.timer, self.ctx.reactor.now + (
+            self.bind.http.stream_idle_timeout if self.event_stream else self.bind.http.progress_timeout))
         if self.down.peer_closed and self.event_stream:
             return self.client_gone()
         if self.down.outq.len > HIGH_WATER:
@@ -703,8 +726,13 @@ cdef class Exchange(Client):
                 return self.complete(True)
             return self.upstream_failed(E_BODY_CUT)
         if self.phase == X_TUNNEL:
-            self.drop_upstream()
-            return self.finish(False)
+            if broken:
+                self.drop_upstream()
+                return self.finish(False)
+            # Half-close is passed on; the other direction goes on until it ends too.
+            self.upstream_fin = True
+            self.down.shut_write()
+            return self.tunnel_over()
         if self.rhead == NULL and self.replayable and up is not None and up.reused and self.retries == 0 and not self.head_sent:
             # Idempotent, pooled, and not one octet of an answer: RFC 9110 section 9.2.2 allows one more try.
             self.retries += 1

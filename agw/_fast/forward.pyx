@@ -11,11 +11,10 @@ from libc.stdint cimport int64_t, uint32_t
 from libc.string cimport memcpy, strlen
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 
-from agw._fast.http1 cimport (F_CLOSE, F_NAMED, FRAMING_CHUNKED, FRAMING_LENGTH, H_CONNECTION, H_CONTENT_LENGTH, H_DATE,
-                              H_EXPECT, H_FORWARDED, H_HOST, H_HTTP2_SETTINGS, H_KEEP_ALIVE, H_OTHER, H_PROXY_AUTHENTICATE,
-                              H_PROXY_AUTHORIZATION, H_PROXY_CONNECTION, H_TE, H_TRAILER, H_TRANSFER_ENCODING, H_UPGRADE,
-                              H_VARY, H_X_FORWARDED_FOR, H_X_FORWARDED_HOST, H_X_FORWARDED_PROTO, Head, Header,
-                              connection_names, equals_lower)
+from agw._fast.http1 cimport (F_NAMED, FRAMING_CHUNKED, H_CONNECTION, H_CONTENT_LENGTH, H_FORWARDED, H_HOST,
+                              H_HTTP2_SETTINGS, H_KEEP_ALIVE, H_OTHER, H_PROXY_AUTHENTICATE, H_PROXY_CONNECTION, H_TE,
+                              H_TRAILER, H_TRANSFER_ENCODING, H_UPGRADE, H_X_FORWARDED_FOR, H_X_FORWARDED_HOST,
+                              H_X_FORWARDED_PROTO, Head, Header, connection_names, equals_lower)
 from agw._fast.policy cimport Choice, HeaderEdits, Http
 
 REASONS = ("", "DirectResponse", "NotFound", "NoHealthyBackend", "Internal", "InvalidRequest", "JwtAuth", "Oidc",
@@ -302,7 +301,8 @@ cdef int build_response(Out* o, const Head* h, const char* buf, HeaderEdits edit
             if f.id == H_CONNECTION or f.id == H_KEEP_ALIVE or f.id == H_PROXY_CONNECTION or f.id == H_PROXY_AUTHENTICATE \
                     or f.id == H_TE or f.id == H_TRAILER or f.id == H_UPGRADE or f.id == H_HTTP2_SETTINGS:
                 continue
-            if f.id == H_CONTENT_LENGTH and h.status < 200:
+            if f.id == H_CONTENT_LENGTH and (h.status < 200 or h.status == 204):
+                # RFC 9110 section 8.6: never in these.
                 continue
         if named and connection_names(h, buf, buf + f.name_off, f.name_len):
             continue

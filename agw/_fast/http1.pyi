@@ -12,7 +12,7 @@ Rules:
 Sources: RFC 9110 (semantics), RFC 9112 (framing), RFC 3986 (targets). docs/http.md lists what is refused.
 """
 
-from typing import Final
+from typing import Final, Self
 
 from typing_extensions import disjoint_base
 
@@ -62,7 +62,7 @@ class Parser:
     Sequence: HEAD BODY* END, again and again; interim responses add heads of their own before the final one.
     """
 
-    def __init__(self, limits: Limits, *args: object) -> None: ...
+    def __new__(cls, limits: Limits, *args: object) -> Self: ...
     def feed(self, data: bytes) -> None:
         """Append what was received. Costs a copy of what is not used yet, so take events until NEED_DATA in between."""
 
@@ -97,7 +97,6 @@ class Parser:
     def error(self) -> tuple[int, str]:
         """(HTTP status hint, reason) after ERROR, else (0, ""). Requests: 400, 414, 417, 431, 501, 505; responses: 502."""
 
-@disjoint_base
 class RequestParser(Parser):
     """Requests of one connection, one after another; pipelined ones are parsed when the one before is taken.
 
@@ -132,7 +131,6 @@ class RequestParser(Parser):
     def upgrade(self) -> bytes:
         """The Upgrade field if Connection names it, else empty (RFC 9110 section 7.8)."""
 
-@disjoint_base
 class ResponseParser(Parser):
     """The response to one request, interim responses (1xx but 101) included as heads of their own.
 

@@ -13,17 +13,16 @@ Rules:
 Sources: JSON-RPC 2.0; RFC 8259; MCP basic protocol (an id is a string or an integer and never null in a request).
 """
 
-from typing import Literal, TypedDict
+from typing import Literal, TypedDict, type_check_only
 
-Kind = Literal["request", "notification", "response", "batch"]
-
+@type_check_only
 class Envelope(TypedDict):
     """What `locate` found; every value is a slice of the text, raw.
 
     `id` includes its quotes; `method`, `name` and `uri` are what stands between theirs, escapes left alone.
     """
 
-    kind: Kind
+    kind: Literal["request", "notification", "response", "batch"]
     id: bytes | None
     method: bytes | None
     params: bytes | None

@@ -8,7 +8,7 @@ Rules:
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Protocol, type_check_only
 
 from typing_extensions import disjoint_base
 
@@ -16,6 +16,7 @@ from agw._fast.pool import Cluster
 from agw._fast.router import Router
 from agw.runtime.plan import HttpPlan
 
+@type_check_only
 class Location(Protocol):
     """A redirect, as the exchange calls it (`agw.runtime.compile.Redirect`)."""
 

@@ -5,7 +5,7 @@
 # - header lines are ready octets, already checked for CR, LF and NUL;
 # - a policy that is absent is None: one identity test on the hot path.
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 
 from agw._fast.http1 cimport is_field_value, is_token

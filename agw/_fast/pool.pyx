@@ -8,8 +8,7 @@
 
 from collections import deque
 from libc.errno cimport EINPROGRESS, EINTR, errno
-from libc.stdint cimport int64_t, uint32_t
-from libc.string cimport memset
+from libc.stdint cimport uint32_t
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from posix.unistd cimport close as c_close
 
@@ -235,7 +234,6 @@ cdef class Cluster:
         # Gives idle connections to waiters, opens as many as are missing, refuses what exceeds the bounds.
         cdef Client client
         cdef Upstream up
-        cdef uint32_t want
         while self.waiters and self.idle:
             client = <Client> self.waiters.popleft()
             client.waiting = False

@@ -11,6 +11,7 @@ Rules:
 """
 
 from collections.abc import Callable
+from typing import Self
 
 from typing_extensions import disjoint_base
 
@@ -25,7 +26,7 @@ class Handler:
     Owner:  a registered handler is referenced by the reactor until it is unregistered; it embeds its timer.
     """
 
-    def __init__(self, *args: object, **kwargs: object) -> None: ...
+    def __new__(cls, *args: object, **kwargs: object) -> Self: ...
 
 @disjoint_base
 class Reactor:
@@ -38,7 +39,7 @@ class Reactor:
     wake: Callable[[Callable[[], None]], object] | None
     """Called with `on_readable` when one turn's share is used up and work is left: the loop's `call_soon`."""
 
-    def __init__(self, slot: Slot, on_error: Callable[[BaseException], object]) -> None:
+    def __new__(cls, slot: Slot, on_error: Callable[[BaseException], object]) -> Self:
         """`slot` takes the counters; `on_error` hears of every exception that a handler let escape.
 
         Errors: OSError when there is no descriptor for the epoll set.

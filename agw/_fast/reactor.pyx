@@ -11,7 +11,7 @@
 # - a handler that raises costs its own connection, is counted and reported once, and nothing else;
 # - a timer belongs to the handler that embeds it; deadlines are lazy (moving one later touches no list).
 
-from libc.errno cimport EINTR, errno
+from libc.errno cimport errno
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset

@@ -15,6 +15,7 @@ ctypedef struct Candidate:
     int32_t route
     int32_t condition       # index into PathTable.conditions, or -1
     uint32_t method_len     # 0: any
+    uint32_t rank           # among all rows of the table: method, conditions, place in the file
     const char* method
 
 cdef class ByteMap:
@@ -40,6 +41,7 @@ cdef class PathTable:
     cdef uint32_t ngroups
     cdef int32_t* prefix_group  # per trie node
     cdef uint32_t* prefix_len   # per trie node: octets of the prefix, for precedence against regexes
+    cdef int32_t* prefix_up     # per trie node: the nearest node above it where a prefix ends, or -1
     cdef uint32_t nnodes
     cdef list conditions
     cdef list regexes           # (pattern octets, compiled, group), longest first

@@ -4,8 +4,7 @@ Precedence, first difference decides:
 1. listener with the most specific hostname (exact, then `*.` with the longest suffix, then none);
 2. route hostname, likewise; a request that matches nothing under one hostname tries the next less specific one;
 3. exact path;
-4. prefix or regex with the longer text in octets (trailing slashes of a prefix do not count, "/" counts one); at equal
-   length the prefix;
+4. prefix or regex with the longer text in octets (trailing slashes of a prefix do not count, "/" counts one);
 5. a match that names a method;
 6. more header conditions; 7. more query conditions; 8. order in the file.
 
@@ -18,18 +17,18 @@ tried one by one in order of length, because nothing else can be done with them.
 """
 
 from collections.abc import Generator, Sequence
-from typing import Literal
+from typing import Literal, Self
 
 from typing_extensions import disjoint_base
 
-Condition_ = tuple[str, Literal["exact", "regex"], str]
+_Test = tuple[str, Literal["exact", "regex"], str]
 """(name, kind, value). Headers: any case, or `:authority`, `:method`; all values of a field joined by `, `. Query: the
 first value of a parameter counts, percent-decoded."""
 
-Row = tuple[Literal["exact", "prefix", "regex"], str, str, Sequence[Condition_], Sequence[Condition_], int]
+_Row = tuple[Literal["exact", "prefix", "regex"], str, str, Sequence[_Test], Sequence[_Test], int]
 """(path kind, path, method or "", header conditions, query conditions, value to return)."""
 
-Listener = tuple[str, object, dict[str, list[Row]]]
+_Listener = tuple[str, object, dict[str, list[_Row]]]
 """(hostname, id, rows by route hostname). Hostnames are lower case: "" for any, exact, or `*.suffix`."""
 
 @disjoint_base
@@ -39,12 +38,12 @@ class Router:
     Errors: re.error for a pattern that does not compile.
     """
 
-    def __init__(self, listeners: list[Listener]) -> None: ...
+    def __init__(self, listeners: list[_Listener]) -> None: ...
     @staticmethod
-    def build_steps(listeners: list[Listener]) -> Generator[None, None, Router]:
+    def build_steps(listeners: Sequence[_Listener]) -> Generator[None, None, Router]:
         """As the constructor, in steps of about a millisecond; the generator's value is the Router."""
 
-    def fill(self, listeners: list[Listener]) -> Generator[None, None, None]:
+    def fill(self, listeners: Sequence[_Listener]) -> Generator[None]:
         """Build in steps; only before the router is used. Callers want `build_steps`."""
 
     @property
@@ -63,10 +62,10 @@ class PathTable:
     """All rows under one hostname: a hash for exact paths, a trie of segments for prefixes, a list for regexes."""
 
     def __init__(self) -> None: ...
-    def fill(self, rows: list[Row]) -> Generator[None, None, None]:
+    def fill(self, rows: list[_Row]) -> Generator[None]:
         """Build in steps, once. Errors: re.error."""
 
-    def add_candidate(self, row: Row) -> None:
+    def add_candidate(self, row: _Row, rank: int) -> None:
         """Part of `fill`."""
 
 @disjoint_base
@@ -83,14 +82,14 @@ class HostTable:
 class ByteMap:
     """(parent, octets) to a non-negative integer; open addressing, never more than half full. C methods: `add`, `find`."""
 
-    def __init__(self, expected: int) -> None:
+    def __new__(cls, expected: int) -> Self:
         """Room for `expected` entries."""
 
 @disjoint_base
 class Condition:
     """Header and query conditions of one row. C method: `holds(head, buf)`."""
 
-    def __init__(self, headers: Sequence[Condition_], query: Sequence[Condition_]) -> None: ...
+    def __init__(self, headers: Sequence[_Test], query: Sequence[_Test]) -> None: ...
     @staticmethod
     def compiled(kind: Literal["exact", "regex"], value: str) -> tuple[bytes, None] | tuple[None, object]:
         """(octets, None) or (None, compiled pattern)."""

@@ -7,7 +7,7 @@
 #   regex by length of their text, then method given, number of header matches, number of query matches, file order;
 # - hosts are compared in lower case without port; paths are compared after normalisation, octet by octet.
 
-from libc.stdint cimport int32_t, uint8_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memchr, memcmp
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -15,7 +15,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 import re
 from urllib.parse import unquote_to_bytes
 
-from agw._fast.http1 cimport (CLimits, Head, Limits, head_free, head_init, normalise_path, request_head_feed)
+from agw._fast.http1 cimport Head, Limits, head_free, head_init, normalise_path, request_head_feed
 
 
 cdef inline uint32_t fnv(uint32_t seed, const char* p, uint32_t n) noexcept nogil:
@@ -183,14 +183,14 @@ cdef class PathTable:
 
     def fill(self, list rows):
         cdef uint32_t i, node
-        cdef int32_t child
+        cdef int32_t child, up
         order = sorted(range(len(rows)), key=lambda r: (rows[r][2] == "", -len(rows[r][3]), -len(rows[r][4]), r))
         groups = {}
-        for r in order:
+        for rank, r in enumerate(order):
             kind, path = rows[r][0], rows[r][1]
             if kind == "prefix":
                 path = path.rstrip("/")
-            groups.setdefault((kind, path), []).append(rows[r])
+            groups.setdefault((kind, path), []).append((rank, rows[r]))
         yield
         prefixes = [path for kind, path in groups if kind == "prefix"]
         self.keep = []
@@ -204,17 +204,19 @@ cdef class PathTable:
         nodes = sum(path.count("/") for path in prefixes) + 2
         self.prefix_group = <int32_t*> calloc(nodes, sizeof(int32_t))
         self.prefix_len = <uint32_t*> calloc(nodes, sizeof(uint32_t))
-        if self.candidates == NULL or self.first == NULL or self.prefix_group == NULL or self.prefix_len == NULL:
+        self.prefix_up = <int32_t*> calloc(nodes, sizeof(int32_t))
+        if self.candidates == NULL or self.first == NULL or self.prefix_group == NULL or self.prefix_len == NULL \
+                or self.prefix_up == NULL:
             raise MemoryError()
         for i in range(nodes):
-            self.prefix_group[i] = -1
+            self.prefix_group[i] = self.prefix_up[i] = -1
         regexes = []
         for i, ((kind, path), members) in enumerate(groups.items()):
             self.first[i] = self.ncandidates
             if i % 256 == 255:
                 yield
-            for row in members:
-                self.add_candidate(row)
+            for rank, row in members:
+                self.add_candidate(row, rank)
             if kind == "exact":
                 self.exact.add(0, path.encode(), i)
             elif kind == "regex":
@@ -228,17 +230,24 @@ cdef class PathTable:
                         child = self.nnodes
                         self.nnodes += 1
                         self.edges.add(node, piece, child)
+                        self.prefix_up[child] = <int32_t> node
                     node = child
                 self.prefix_group[node] = i
                 self.prefix_len[node] = max(1, len(path.encode()))
         self.first[self.ngroups] = self.ncandidates
+        for node in range(1, self.nnodes):
+            # So far the parent; parents come before their children.
+            up = self.prefix_up[node]
+            if self.prefix_group[up] < 0:
+                self.prefix_up[node] = self.prefix_up[up]
         self.regexes = sorted(regexes, key=lambda r: -len(r[0]))
 
-    def add_candidate(self, row):
+    def add_candidate(self, row, uint32_t rank):
         cdef Candidate* c = &self.candidates[self.ncandidates]
         cdef bytes method = row[2].encode()
         self.keep.append(method)
         c.route = row[5]
+        c.rank = rank
         c.condition = -1
         c.method = PyBytes_AS_STRING(method)
         c.method_len = len(method)
@@ -252,8 +261,10 @@ cdef class PathTable:
         free(self.first)
         free(self.prefix_group)
         free(self.prefix_len)
+        free(self.prefix_up)
 
     cdef int32_t pick(self, int32_t group, const Head* h, const char* buf) except -2:
+        # The group's best candidate that takes this request, or -1.
         cdef uint32_t i
         cdef Candidate* c
         for i in range(self.first[group], self.first[group + 1]):
@@ -262,15 +273,14 @@ cdef class PathTable:
                 continue
             if c.condition >= 0 and not (<Condition> self.conditions[c.condition]).holds(h, buf):
                 continue
-            return c.route
+            return <int32_t> i
         return -1
 
     cdef int32_t match(self, const Head* h, const char* buf, const char* path, uint32_t n) except -2:
-        cdef int32_t groups[64]
-        cdef uint32_t lens[64]
-        cdef int depth = 0
         cdef int32_t node = 0
-        cdef int32_t v
+        cdef int32_t last = -1          # longest prefix not tried yet, as a trie node
+        cdef int32_t v, best
+        cdef int64_t length, longest
         cdef uint32_t i = 1
         cdef uint32_t e
         cdef const char* slash
@@ -281,16 +291,11 @@ cdef class PathTable:
             if v >= 0:
                 v = self.pick(v, h, buf)
                 if v >= 0:
-                    return v
-        # Walk the trie along the segments; remember every prefix that ends on the way.
+                    return self.candidates[v].route
+        # Walk the trie along the segments to the longest prefix; prefix_up leads to the shorter ones.
         while True:
             if self.prefix_group[node] >= 0:
-                if depth == 64:
-                    # Deeper than any sane table: keep the longest ones.
-                    depth = 63
-                groups[depth] = self.prefix_group[node]
-                lens[depth] = self.prefix_len[node]
-                depth += 1
+                last = node
             if i > n or self.edges.count == 0:
                 break
             slash = <const char*> memchr(path + i, b"/", n - i) if i < n else NULL
@@ -301,24 +306,36 @@ cdef class PathTable:
             if node < 0:
                 break
             i = e + 1
-        if self.regexes:
-            text = path[:n]
-        while True:
-            while text is not None and r < len(self.regexes):
+        if not self.regexes:
+            while last >= 0:
+                v = self.pick(self.prefix_group[last], h, buf)
+                if v >= 0:
+                    return self.candidates[v].route
+                last = self.prefix_up[last]
+            return -1
+        # Prefixes and regexes by length; what is equally long is decided by the rank of the candidates.
+        text = path[:n]
+        while last >= 0 or r < len(self.regexes):
+            longest = <int64_t> self.prefix_len[last] if last >= 0 else -1
+            if r < len(self.regexes):
+                length = len(self.regexes[r][0])
+                longest = max(length, longest)
+            best = -1
+            if last >= 0 and self.prefix_len[last] == longest:
+                best = self.pick(self.prefix_group[last], h, buf)
+                last = self.prefix_up[last]
+            while r < len(self.regexes):
                 pattern, compiled, group = self.regexes[r]
-                if depth and lens[depth - 1] >= <uint32_t> len(pattern):
+                if len(pattern) != longest:
                     break
                 r += 1
                 if compiled.fullmatch(text) is not None:
                     v = self.pick(group, h, buf)
-                    if v >= 0:
-                        return v
-            if depth == 0:
-                return -1
-            depth -= 1
-            v = self.pick(groups[depth], h, buf)
-            if v >= 0:
-                return v
+                    if v >= 0 and (best < 0 or self.candidates[v].rank < self.candidates[best].rank):
+                        best = v
+            if best >= 0:
+                return self.candidates[best].route
+        return -1
 
 
 cdef class Router:
@@ -365,7 +382,11 @@ cdef class Router:
         cdef list paths
         for i in range(h.host_len):
             c = buf[h.host_off + i]
-            if (c == b":" and buf[h.host_off] != b"[") or i == 255:
+            if c == b":" and buf[h.host_off] != b"[":
+                break
+            if size == 255:
+                # No hostname is that long; cut short it might match one, so it matches none but "".
+                size = 0
                 break
             host[size] = c + 32 if b"A" <= c <= b"Z" else c
             size += 1

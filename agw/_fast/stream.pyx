@@ -9,7 +9,6 @@ from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memmove, memset
 
-from agw._fast.arena cimport G_RECEIVED_BYTES
 
 cdef extern from "sys/socket.h" nogil:
     cdef enum:

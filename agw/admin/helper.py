@@ -71,7 +71,9 @@ class SharedLevel:
 class Helper:
     """Everything the helper process owns."""
 
-    def __init__(self, arena: Arena, labels: LabelIndex, document: object, sockets: HelperSockets, channel: Channel, operator_log: OperatorLog, prefix: str) -> None:
+    def __init__(
+        self, arena: Arena, labels: LabelIndex, document: object, sockets: HelperSockets, channel: Channel, operator_log: OperatorLog, prefix: str
+    ) -> None:
         self._arena = arena
         self._labels = labels.labels
         self._document = document
@@ -146,7 +148,9 @@ class Helper:
                 self._loop.stop()
 
 
-def main(arena: Arena, labels: LabelIndex, document: object, sockets: HelperSockets, channel: Channel, operator_log: OperatorLog, prefix: str, parent: int) -> int:
+def main(
+    arena: Arena, labels: LabelIndex, document: object, sockets: HelperSockets, channel: Channel, operator_log: OperatorLog, prefix: str, parent: int
+) -> int:
     """The helper's life after the fork; returns its exit code."""
     process.set_name(b"agw-helper")
     process.set_parent_death_signal(signal.SIGTERM)

@@ -17,6 +17,7 @@ import msgspec
 
 MAX_QUEUED = 256 * 1024 * 1024
 MAX_FDS = 64
+"""Of one system call; a message may have more, one call per octet of its beginning."""
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -77,11 +78,13 @@ class Channel:
         body = self._encoder.encode((message, len(fds)))
         if self._queued + len(body) > MAX_QUEUED:
             raise ChannelClosed("the other end does not read")
-        head = struct.pack("!I", len(body))
-        # Descriptors travel with the length, so that they are there before the message is complete.
-        self._out.append((memoryview(head), fds))
-        self._out.append((memoryview(body), []))
-        self._queued += len(head) + len(body)
+        data = memoryview(struct.pack("!I", len(body)) + body)
+        # Descriptors travel with the first octets, so that they are there before the message is complete.
+        for at in range(0, len(fds), MAX_FDS):
+            self._out.append((data[:1], fds[at : at + MAX_FDS]))
+            data = data[1:]
+        self._out.append((data, []))
+        self._queued += 4 + len(body)
         self.flush()
 
     def flush(self) -> None:

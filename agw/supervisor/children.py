@@ -38,7 +38,8 @@ class Child:
         self.deaths = 0
         self.respawn_at_ns = 0
         self.generation = 0
-        self.last_words = ""
+        self._beat_ns = 0
+        self._excused_ns = 0
 
     def spawn(self, now_ns: int, body: Callable[[Channel], int], before_exec: Callable[[], None]) -> None:
         """Fork; the child runs `before_exec` (close what is not its own) and `body`, and exits with its result."""
@@ -78,6 +79,18 @@ class Child:
         self.deaths = 0 if now_ns - self.started_ns > STEADY_NS else self.deaths
         self.respawn_at_ns = now_ns + BACKOFF_NS[min(self.deaths, len(BACKOFF_NS) - 1)]
         self.deaths += 1
+
+    def silence_ns(self, beat_ns: int, now_ns: int, late_ns: int) -> int:
+        """How long the process has not shown that it lives.
+
+        `late_ns`, by how much the caller itself came late to ask, does not count: whatever stopped the supervisor
+        (SIGSTOP to the group, a frozen container) may have stopped everybody.
+        """
+        beat_ns = max(beat_ns, self.started_ns)
+        if beat_ns != self._beat_ns:
+            self._beat_ns, self._excused_ns = beat_ns, 0
+        self._excused_ns += late_ns
+        return now_ns - beat_ns - self._excused_ns
 
     def kill(self, number: int) -> None:
         """Send a signal, if there is a process."""

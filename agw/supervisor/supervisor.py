@@ -26,9 +26,9 @@ from agw.admin import helper
 from agw.config import ConfigErrors, Loaded, redacted
 from agw.runtime.compile import CompileError, compile_plan
 from agw.runtime.plan import Plan
-from agw.runtime.snapshot import LabelIndex, Labels, Snapshot
+from agw.runtime.snapshot import BindKey, LabelIndex, Labels, Snapshot
 from agw.shm import layout
-from agw.supervisor.channel import ChannelClosed, Message
+from agw.supervisor.channel import Channel, ChannelClosed, Message
 from agw.supervisor.children import FATAL_CODES, Child, CrashLoop
 from agw.supervisor.sockets import ListenSet, SocketError, address_text, bind_plain
 from agw.supervisor.systemd import Notifier, take_listen_fds
@@ -42,6 +42,8 @@ APPLY_NS = 15_000_000_000
 """A worker that has not taken a new configuration by then is replaced by one that starts with it."""
 HALT_NS = 1_000_000_000
 """How long after the drain time a worker may still take to exit."""
+SO_DETACH_FILTER = 27
+"""asm-generic/socket.h; Python does not name it."""
 EXIT_OK, EXIT_CRASH, EXIT_OS, EXIT_CONFIG = 0, 70, 71, 78
 
 
@@ -69,12 +71,12 @@ class Supervisor:
         self._exit_code: int | None = None
         self._draining_until = 0
         self._apply_by = 0
-        self._closing: list[layout.Arena | object] = []
-        self._gone_binds: list[object] = []
+        self._reload_again = False
+        self._checked_ns = 0
         self._next_watchdog = 0
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         process = loaded.plan.process
-        self._listen = ListenSet(workers, process.backlog, take_listen_fds(os.environ))  # type: ignore[arg-type]
+        self._listen = ListenSet(workers, process.backlog, take_listen_fds(os.environ))
         for key in self._snapshot.binds:
             self._listen.open(key)
         self._sockets = helper.HelperSockets(
@@ -96,6 +98,7 @@ class Supervisor:
             self._spawn_worker(child)
         poll = select.poll()
         poll.register(self._wake_r, select.POLLIN)
+        self._checked_ns = time.monotonic_ns()
         while self._exit_code is None:
             watched = {}
             for child in (*self._workers, self._helper):
@@ -146,7 +149,7 @@ class Supervisor:
             child.channel.close()
             child.channel = None
             if not self._draining_until:
-                child.kill(signal.SIGTERM)
+                child.kill(signal.SIGKILL)
             return
         for message, _ in messages:
             if message.op == "ready":
@@ -155,7 +158,6 @@ class Supervisor:
                 self._maybe_ready()
             elif message.op == "applied":
                 child.generation = message.generation
-                self._maybe_applied()
             elif message.op == "failed":
                 log.error("a worker could not take the configuration; replacing it", extra={"worker": child.slot, "cause": message.text})
                 child.kill(signal.SIGKILL)
@@ -174,6 +176,8 @@ class Supervisor:
                 for child in self._workers:
                     child.kill(signal.SIGKILL)
             return
+        late = max(0, now - self._checked_ns - CHECK_NS)
+        self._checked_ns = now
         limit = self._plan.process.heartbeat_timeout_ns
         fresh = True
         for child in self._workers:
@@ -182,13 +186,17 @@ class Supervisor:
             if not child.pid:
                 fresh = False
                 continue
-            beat = self._arena.slot(child.slot).get(layout.W_HEARTBEAT)
-            if now - max(beat, child.started_ns) > limit:
+            silent = child.silence_ns(self._arena.slot(child.slot).get(layout.W_HEARTBEAT), now, late)
+            if silent > limit:
                 fresh = False
-                log.error("worker does not answer; killing it", extra={"worker": child.slot, "pid": child.pid, "silent_ms": (now - beat) // 1_000_000})
+                log.error("worker does not answer; killing it", extra={"worker": child.slot, "pid": child.pid, "silent_ms": silent // 1_000_000})
                 child.kill(signal.SIGKILL)
         if self._helper.respawn_at_ns and now >= self._helper.respawn_at_ns:
             self._spawn_helper()
+        self._maybe_applied()
+        if self._reload_again and not self._apply_by:
+            self._reload_again = False
+            self.reload()
         if self._apply_by and now > self._apply_by:
             for child in self._workers:
                 if child.pid and child.generation != self._generation:
@@ -204,11 +212,16 @@ class Supervisor:
     def _spawn_worker(self, child: Child) -> None:
         parent = os.getpid()
 
-        def body(channel: object) -> int:
+        def body(channel: Channel) -> int:
             listeners = self._listen.keep_only_slot(child.slot)
-            return worker.main(child.slot, self._arena, self._snapshot, self._labels, listeners, channel, parent)  # type: ignore[arg-type]
+            for key in [k for k in listeners if k not in self._snapshot.binds]:
+                os.close(listeners.pop(key))
+            return worker.main(child.slot, self._arena, self._snapshot, self._labels, listeners, channel, parent)
 
         slot = self._arena.slot(child.slot)
+        for key in self._snapshot.binds:
+            # Whatever its predecessor thought: this place is open.
+            open_door(self._listen.sockets[key][child.slot])
         if child.deaths:
             slot.set(layout.W_RESTARTS, slot.get(layout.W_RESTARTS) + 1)
         child.generation = self._generation
@@ -217,10 +230,10 @@ class Supervisor:
     def _spawn_helper(self) -> None:
         parent = os.getpid()
 
-        def body(channel: object) -> int:
+        def body(channel: Channel) -> int:
             document = msgspec.json.decode(self._document)
             prefix = self._plan.process.metrics_prefix
-            return helper.main(self._arena, self._labels, document, self._sockets, channel, self._operator_log, prefix, parent)  # type: ignore[arg-type]
+            return helper.main(self._arena, self._labels, document, self._sockets, channel, self._operator_log, prefix, parent)
 
         self._helper.spawn(time.monotonic_ns(), body, lambda: self._close_in_child(self._helper))
 
@@ -266,7 +279,6 @@ class Supervisor:
         if code in FATAL_CODES or self._crashes.died(now):
             log.critical("children keep dying; stopping", extra={"last": how})
             self._exit_code = EXIT_CRASH if code not in FATAL_CODES else code
-        self._maybe_applied()
 
     def _broadcast(self, message: Message) -> None:
         for child in (*self._workers, self._helper):
@@ -290,8 +302,14 @@ class Supervisor:
     # --------------------------------------------------------------------------------------------- reload
 
     def reload(self) -> None:
-        """Check, compile, open, publish. A configuration with a problem changes nothing."""
+        """Check, compile, open, publish. A configuration with a problem changes nothing.
+
+        One at a time: asked again while workers still take the last one, it reads the file once more after that.
+        """
         if self._draining_until:
+            return
+        if self._apply_by:
+            self._reload_again = True
             return
         self._notifier.reloading()
         try:
@@ -328,12 +346,12 @@ class Supervisor:
         gc.collect()
         gc.freeze()
 
-    def _publish(self, plan: Plan, opened: list[object]) -> None:
+    def _publish(self, plan: Plan, opened: list[BindKey]) -> None:
         payload = msgspec.msgpack.encode(plan)
         labels = msgspec.msgpack.encode(self._labels.labels)
         for child in self._workers:
-            fds = [self._listen.sockets[key][child.slot].fileno() for key in opened]  # type: ignore[index]
-            self._tell(child, Message("config", generation=self._generation, payload=payload, labels=labels, binds=[tuple(k) for k in opened]), fds)  # type: ignore[arg-type]
+            fds = [self._listen.sockets[key][child.slot].fileno() for key in opened]
+            self._tell(child, Message("config", generation=self._generation, payload=payload, labels=labels, binds=[(k.address, k.port) for k in opened]), fds)
         self._tell(self._helper, Message("document", generation=self._generation, payload=self._document, labels=labels))
 
     def _refused(self, why: str) -> None:
@@ -391,8 +409,18 @@ def shut_door(sock: socket.socket) -> None:
         refuse_new_connections(sock.fileno())
 
 
+def open_door(sock: socket.socket) -> None:
+    """Undo `shut_door`; nothing happens if the door is open."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+    except OSError:
+        pass
+
+
 def _where(sock: socket.socket | None) -> str:
     if sock is None:
         return "off"
     name = sock.getsockname()
-    return address_text(name) if isinstance(name, tuple) else str(name)
+    if isinstance(name, tuple):
+        return address_text(name)
+    return "unix:@" + name[1:].decode() if isinstance(name, bytes) else f"unix:{name}"

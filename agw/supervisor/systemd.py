@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 
 LISTEN_FDS_START = 3
 
@@ -57,7 +57,7 @@ class Notifier:
         self.send("WATCHDOG=1")
 
 
-def take_listen_fds(environ: dict[str, str]) -> list[socket.socket]:
+def take_listen_fds(environ: MutableMapping[str, str]) -> list[socket.socket]:
     """Sockets of a `.socket` unit, bound and listening; the variables are removed so that children do not see them."""
     pid = environ.pop("LISTEN_PID", "")
     count = environ.pop("LISTEN_FDS", "")

@@ -46,8 +46,9 @@ QUIET_S = 0.05
 class Worker:
     """Everything one worker process owns."""
 
-    def __init__(self, index: int, arena: layout.Arena, snapshot: Snapshot, labels: LabelIndex, listeners: dict[BindKey, int], channel: Channel) -> None:
+    def __init__(self, index: int, arena: layout.Arena, snapshot: Snapshot, labels: LabelIndex, listeners: dict[BindKey, int], channel: Channel, parent: int) -> None:
         self.index = index
+        self.parent = parent
         self.slot = arena.slot(index)
         self.snapshot = snapshot
         self.labels = labels
@@ -62,6 +63,7 @@ class Worker:
         self.resolver = Resolver(self.loop)
         self.acceptors: dict[BindKey, Acceptor] = {}
         self.retired: list[Acceptor] = []
+        self.started = False
         self.draining = False
         self.deadline_ns = 0
         self.expected_tick = time.monotonic_ns()
@@ -78,7 +80,7 @@ class Worker:
         self.slot.set(layout.W_GENERATION, self.snapshot.generation)
         self.loop.add_reader(self.reactor.fileno(), self.reactor.on_readable)
         self.loop.add_reader(self.channel.fileno(), self._on_channel)
-        self.loop.add_signal_handler(signal.SIGTERM, self._orphaned)
+        self.loop.add_signal_handler(signal.SIGTERM, self._on_sigterm)
         self._tick()
         self.loop.run_until_complete(self._start())
         gc.collect()
@@ -94,6 +96,8 @@ class Worker:
         for acceptor in self.acceptors.values():
             acceptor.start()
         self._keep_fresh()
+        self.started = True
+        self._take_pending()
         self.slot.set(layout.W_STATE, layout.READY)
         self._say(Message("ready", generation=self.snapshot.generation))
 
@@ -141,8 +145,7 @@ class Worker:
         for message, fds in messages:
             if message.op == "config":
                 self.pending = (message, fds)
-                if self.reloading is None:
-                    self.reloading = self.loop.create_task(self._reload())
+                self._take_pending()
             elif message.op == "drain":
                 self.drain(message.number)
             elif message.op == "stop":
@@ -151,6 +154,14 @@ class Worker:
                 self.writer.reopen()
             elif message.op == "level":
                 logging.getLogger("agw").setLevel(message.text.upper())
+
+    def _on_sigterm(self) -> None:
+        """The kernel sends it when the supervisor died. A worker alone does not stop: its share of the connections
+        would wait in its queue meanwhile."""
+        if os.getppid() == self.parent:
+            log.warning("SIGTERM for a worker has no effect; send it to the supervisor", extra={"worker": self.index, "supervisor": self.parent})
+        else:
+            self._orphaned()
 
     def _orphaned(self) -> None:
         """The supervisor is gone: stop listening, finish, leave."""
@@ -161,6 +172,10 @@ class Worker:
             self.drain(time.monotonic_ns() + self.snapshot.plan.process.drain_ns)
 
     # -------------------------------------------------------------------------------------------- reload
+
+    def _take_pending(self) -> None:
+        if self.started and self.reloading is None and self.pending is not None:
+            self.reloading = self.loop.create_task(self._reload())
 
     async def _reload(self) -> None:
         while self.pending is not None:
@@ -182,6 +197,11 @@ class Worker:
         for cluster in snapshot.clusters.values():
             cluster.attach(self.reactor)
         await self.resolver.prepare(snapshot.clusters.values(), RESOLVE_S)
+        if self.draining:
+            # Too late for new listeners and routes; what runs goes on as it began.
+            for fd in fds:
+                os.close(fd)
+            return
         old = self.snapshot
         self.snapshot = snapshot
         opened = {BindKey(*where): fd for where, fd in zip(message.binds, fds, strict=True)}
@@ -283,7 +303,7 @@ def main(index: int, arena: layout.Arena, snapshot: Snapshot, labels: LabelIndex
         allowed = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {allowed[index % len(allowed)]})
     try:
-        return Worker(index, arena, snapshot, labels, listeners, channel).run()
+        return Worker(index, arena, snapshot, labels, listeners, channel, parent).run()
     except Exception:
         log.exception("worker failed")
         return 1

@@ -89,7 +89,7 @@ def _cells(runs: Sequence[Run], control: Sequence[Run]) -> list[str]:
         _text(median(runs, "p99_us"), 0),
         _text(median(runs, "p999_us"), 0),
         _text(median(runs, "syscalls"), 2),
-        _text(median(runs, "pss_mib"), 1),
+        _memory(runs),
         _remarks(runs),
     ]
 
@@ -100,9 +100,15 @@ def _idle_cells(runs: Sequence[Run], control: Sequence[Run]) -> list[str]:
         _text(median(runs, "pss_bytes_per_connection"), 0),
         _text(ratio(runs, control, "bytes_per_connection"), 2),
         _text(median(runs, "held"), 0),
-        _text(median(runs, "pss_mib"), 1),
+        _memory(runs),
         _remarks(runs),
     ]
+
+
+def _memory(runs: Sequence[Run]) -> str:
+    """PSS of one worker, then that of masters, supervisors and helpers together."""
+    rest = median(runs, "control_pss_mib")
+    return _text(median(runs, "pss_mib"), 1) + (f" + {rest:.1f}" if rest else "")
 
 
 def _is_limit(runs: Sequence[Run]) -> bool:
@@ -118,6 +124,8 @@ def _remarks(runs: Sequence[Run]) -> str:
         remarks.append(f"at {rate:.0f}/s")
     if busy is not None and (rate or busy < _SATURATED):
         remarks.append(f"peer {busy:.0%} busy")
+    if (load := median(runs, "load_cpu_busy")) is not None and load > _SATURATED and (rate or busy is None):
+        remarks.append("load CPU full")
     for metric, where in (("foreign_cpu_busy", "peer"), ("load_foreign_busy", "load")):
         if (foreign := median(runs, metric)) and foreign > _DISTURBED:
             remarks.append(f"{where} CPU disturbed {foreign:.0%}")

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from bench.harness.processes import BenchError, Child, adopt, stop
+from bench.harness.cores import available
+from bench.harness.processes import BenchError, Child, adopt, command, stop
 
 _PERF_EVENT = "raw_syscalls:sys_enter"
 _ATTACH_S = 0.3
@@ -55,7 +56,8 @@ class Counter:
             raise BenchError("no tool to count system calls (perf or strace)")
         log = self._report.with_suffix(".log")
         with log.open("wb") as sink:
-            popen = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, start_new_session=True)
+            pinned = command(argv, available())
+            popen = subprocess.Popen(pinned, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, start_new_session=True)
         self._child = adopt(Child(argv[0], popen, log))
         time.sleep(_ATTACH_S)
 

@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
 """The loop of the paced client: plays a timetable of requests over given connections and notes when each answer came.
 
-Compiled, because in Python it costs some 45 us per request (measured on the machine of README.md), more than the peers it
-is to measure. Knows just enough HTTP/1.1 to see where an answer ends: Content-Length, or the last chunk. Owns no
+Compiled, because in Python it cost some 45 us per request (measured on two shared CPUs), more than the peers it is to
+measure. Knows just enough HTTP/1.1 to see where an answer ends: Content-Length, or the last chunk. Owns no
 descriptors: the caller opens and closes them. One call, no Python object inside the loop, the GIL released.
 """
 

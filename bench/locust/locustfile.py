@@ -161,7 +161,7 @@ class McpUser(FastHttpUser):
         try:
             while line := answer._response.readline(b"\n"):  # geventhttpclient hands lines out as they arrive
                 if line.startswith(b"data:"):
-                    events.request.fire(
+                    events.request.fire(  # type: ignore[no-untyped-call,unused-ignore]
                         request_type="SSE",
                         name="GET stream: event",
                         response_time=None,  # an event answers nothing; only their number means something

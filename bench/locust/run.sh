@@ -5,7 +5,8 @@
 #   bench/locust/run.sh http://127.0.0.1:3000/mcp -u 100 -r 20 -t 60s
 #   bench/locust/run.sh --target 9001           only starts the MCP server to put behind the gateway, until Ctrl-C
 #
-# Default: http://127.0.0.1:3000/mcp, 20 users, 20 s. Locust gets its own environment, bench/locust/.venv (it pins
+# Default: http://127.0.0.1:3000/mcp, 20 users, 20 s. If nobody listens there, `agw serve` (the demo server behind the
+# gateway, 2 workers) is started for the time of the run. Locust gets its own environment, bench/locust/.venv (it pins
 # flask, gevent and others). Ends with 1 if any request failed. Only on 127.0.0.1 unless you name another URL.
 set -eu
 here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
@@ -19,8 +20,9 @@ if [ "${1:-}" = --target ]; then
 fi
 
 url=http://127.0.0.1:3000/mcp
+default_url=1
 case "${1:-}" in
-    http://*|https://*) url=$1; shift ;;
+    http://*|https://*) url=$1; default_url=0; shift ;;
 esac
 rest=${url#*://}
 case "$rest" in
@@ -34,5 +36,15 @@ if [ ! -x "$venv/bin/locust" ]; then
     "$venv/bin/python" -m pip install --quiet -r "$here/requirements.txt"
 fi
 [ $# -gt 0 ] || set -- -u 20 -r 10 -t 20s
-MCP_PATH="${MCP_PATH:-$path}" exec "$venv/bin/locust" -f "$here/locustfile.py" --headless --only-summary \
+agw="${AGW_BIN:-$here/../../.venv/bin/agw}"
+gateway=
+if [ $default_url = 1 ] && ! "$venv/bin/python" -c 'import socket; socket.create_connection(("127.0.0.1", 3000), 1)' 2>/dev/null
+then
+    STATS_ADDR=127.0.0.1:15020 READINESS_ADDR=127.0.0.1:15021 $agw serve --workers 2 >/dev/null &
+    gateway=$!
+    trap 'kill -TERM $gateway 2>/dev/null; wait $gateway 2>/dev/null || true' EXIT
+    trap 'exit 130' INT TERM HUP
+    sleep 2
+fi
+MCP_PATH="${MCP_PATH:-$path}" "$venv/bin/locust" -f "$here/locustfile.py" --headless --only-summary \
     --exit-code-on-error 1 --stop-timeout 5 --host "$base" "$@"

@@ -21,7 +21,7 @@ class Agw(Peer):
 
     def missing(self) -> str:
         """AGW_BIN or .venv/bin/agw must be there."""
-        return "" if self.path() else f"agw is absent (build it into {_ROOT.name}/.venv or set AGW_BIN)"
+        return "" if self.path() else "agw is absent (make build, or set AGW_BIN)"
 
     def path(self) -> str:
         """The first word of the command."""

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-PATIENCE = 10.0
+PATIENCE = 5.0
 
 
 class Truncated(Exception):

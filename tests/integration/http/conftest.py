@@ -157,7 +157,7 @@ def client(gateway: Gateway, dial: Dial) -> Client:
 
 def in_flight(gateway: Gateway) -> float:
     """Requests under way."""
-    return gateway.metrics().total("in_flight_requests")
+    return gateway.metrics().total("requests_in_flight")
 
 
 def settled(gateway: Gateway, timeout: float = 3.0) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from typing import Any
 
@@ -65,33 +66,45 @@ def test_no_secret_shows_in_dump_metrics_or_log(start: Start, backend: Backend) 
 
 
 def test_a_log_level_set_by_admin_reaches_every_process(start: Start) -> None:
-    gateway = start(proxy_config(), workers=1)
+    gateway = start(proxy_config(), workers=2)
+    words = "SIGTERM for a worker has no effect"  # a warning of the worker itself
+
+    def provoke() -> None:
+        for pid in gateway.pids():
+            os.kill(pid, signal.SIGTERM)
+
+    provoke()
+    wait_until(lambda: gateway.count_log(words) == 2, 5, "both workers warn")
     assert gateway.admin("/logging").json() == {"level": "info"}
-
-    # An "info" line of the supervisor says that a reload was applied: silent at level error, back at info.
     assert gateway.admin("/logging?level=error", "POST").json() == {"level": "error"}
-    wait_until(lambda: gateway.admin("/logging").json() == {"level": "error"}, 5)
-    before = gateway.count_log("configuration applied")
-    gateway.signal(signal.SIGHUP)
-    wait_until(lambda: gateway.metrics().total("worker_generation") == 2, 5, "the reload is applied")
+    assert gateway.admin("/logging").json() == {"level": "error"}
 
-    # A worker that is born later has the level too: its start says nothing below error either.
-    assert gateway.admin("/logging?level=debug", "POST").status == 200
+    # A level travels through the supervisor; so does a reload, later on the same channel: then all have heard of it.
     gateway.signal(signal.SIGHUP)
-    wait_until(lambda: gateway.metrics().total("worker_generation") == 3, 5, "the reload is applied")
-    wait_until(lambda: gateway.count_log("configuration applied") == before + 1, 5, "one line: the one at level debug")
+    wait_until(lambda: gateway.metrics().total("worker_generation") == 4, 5, "the reload is applied")
+    provoke()
+    # Born after the change: the new worker keeps silent, too.
+    victim = gateway.pids()[0]
+    os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: len(gateway.pids()) == 2 and victim not in gateway.pids(), 5, "a successor")
+    provoke()
+    gateway.signal(signal.SIGHUP)
+    wait_until(lambda: gateway.metrics().total("worker_generation") == 6, 5, "the reload is applied")
+    assert gateway.count_log(words) == 2
+    assert gateway.count_log("configuration applied") == 0, "the supervisor heard of it as well"
+
     assert gateway.admin("/logging?reset", "POST").json() == {"level": "info"}
+    gateway.reload()
+    provoke()
+    wait_until(lambda: gateway.count_log(words) == 4, 5, "both workers warn again")
     assert gateway.admin("/logging?level=loud", "POST").status == 400
 
 
 def test_a_helper_that_is_respawned_keeps_the_level(start: Start) -> None:
     gateway = start(proxy_config(), workers=1)
-    assert gateway.admin("/logging?level=debug", "POST").status == 200
     old = gateway.helper_pid()
-    gateway.admin("/workers")
-    wait_until(lambda: gateway.admin("/logging").json() == {"level": "debug"}, 5)
-    import os
-
+    assert gateway.admin("/logging?level=debug", "POST").status == 200
+    gateway.reload()  # on the same channel, later: the supervisor has heard of the level
     os.kill(old, signal.SIGKILL)
     wait_until(lambda: [p for p in gateway.named("agw-helper") if p != old], 5, "a new helper")
     assert gateway.admin("/logging").json() == {"level": "debug"}

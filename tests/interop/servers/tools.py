@@ -58,6 +58,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     "progress": _object({"steps": _COUNT, "step_ms": _COUNT}, ["steps"]),
     "notify_later": _object({"delay_ms": _COUNT, "count": _COUNT, "every_ms": _COUNT}),
     "touch_resource": _object({"uri": _TEXT, "delay_ms": _COUNT}, ["uri"]),
+    "cancelled": _object(),
     "fail": _object(),
     "big": _object({"bytes": _COUNT}, ["bytes"]),
     # both wires
@@ -173,6 +174,7 @@ class Tools:
     def __init__(self, bus: InMemorySubscriptionBus) -> None:
         self._bus = bus
         self._later: set[asyncio.Task[None]] = set()
+        self._cancelled = 0
         self.subscriptions: set[tuple[str | None, str]] = set()
         self.levels: dict[str | None, str] = {}
 
@@ -218,11 +220,19 @@ class Tools:
     async def progress(self, ctx: Any, params: Any) -> str:
         """One progress notification after every step, then the result one step later."""
         steps, step_s = params.arguments["steps"], params.arguments.get("step_ms", 1000 * STEP_S) / 1000
-        for step in range(steps):
+        try:
+            for step in range(steps):
+                await asyncio.sleep(step_s)
+                await ctx.session.report_progress(step + 1, steps, f"step {step + 1}")
             await asyncio.sleep(step_s)
-            await ctx.session.report_progress(step + 1, steps, f"step {step + 1}")
-        await asyncio.sleep(step_s)
+        except asyncio.CancelledError:
+            self._cancelled += 1
+            raise
         return f"{steps} steps"
+
+    async def cancelled(self, ctx: Any, params: Any) -> str:
+        """How many calls of `progress` were cancelled so far."""
+        return str(self._cancelled)
 
     async def notify_later(self, ctx: Any, params: Any) -> str:
         """Log messages on the session's own stream (legacy) or tool changes to listeners (modern), after the answer."""

@@ -1,0 +1,115 @@
+"""The servers and clients of the matrix: how each is started, and what a client calls on a server and expects.
+
+A profile is passed to the clients as JSON. A part that a server does not offer is None and the check is skipped.
+`gone` is what the server itself says to a request in a deleted session: the specification says 404, one server 400.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+CHECKS = (
+    "connect list call big error progress parallel log idle subscribe resource prompt complete elicit cancel session delete".split()
+)
+"""In the order the clients do them."""
+
+Profile = dict[str, Any]
+
+_STEPS = {"steps": 6, "step_ms": 50}
+
+DUAL_ERA: Profile = {
+    "modern": True,
+    "gone": 404,
+    "tools": 36,
+    "pages": 6,
+    "echo": {"tool": "echo", "arguments": {"text": "grüße \U0001f980 \\u0000 \"x\""}, "text": "grüße \U0001f980 \\u0000 \"x\""},
+    "add": {"tool": "add", "arguments": {"a": 2, "b": 3}, "text": "5"},
+    "big": {"tool": "big", "arguments": {"bytes": 1_000_000}, "bytes": 1_000_000},
+    "error": {"tool": "fail", "arguments": {}},
+    "progress": {"tool": "progress", "arguments": _STEPS, **_STEPS},
+    "log": {"tool": "test_tool_with_logging", "arguments": {}, "messages": 3, "spread_ms": 100},
+    "idle": {"tool": "notify_later", "arguments": {"delay_ms": 600}},
+    "subscribe": {
+        "uri": "test://watched-resource",
+        "tool": "touch_resource",
+        "arguments": {"uri": "test://watched-resource", "delay_ms": 300},
+    },
+    "resource": {"uri": "test://static-text", "text": "static text resource"},
+    "prompt": {
+        "name": "test_prompt_with_arguments",
+        "arguments": {"arg1": "one", "arg2": "two"},
+        "text": "Prompt with arguments: arg1='one', arg2='two'",
+    },
+    "complete": {"prompt": "test_prompt_with_arguments", "argument": "arg1", "value": "par", "values": ["paris", "park", "party"]},
+    "elicit": {
+        "legacy": {"tool": "test_elicitation", "arguments": {"message": "who?"}, "text": "my username"},
+        "modern": {"tool": "test_input_required_result_elicitation", "arguments": {}, "text": "Hello, my name!"},
+    },
+    "cancel": {"tool": "progress", "arguments": {"steps": 400, "step_ms": 50}, "count_tool": "cancelled"},
+}
+
+EVERYTHING: Profile = {
+    "modern": False,
+    "gone": 400,
+    "tools": 15,  # depends on the capabilities of the client: ours declare elicitation by form and by URL
+    "pages": 1,
+    "echo": {"tool": "echo", "arguments": {"message": "grüße \U0001f980"}, "text": "Echo: grüße \U0001f980"},
+    "add": {"tool": "get-sum", "arguments": {"a": 2, "b": 3}, "text": "The sum of 2 and 3 is 5."},
+    "big": None,
+    "error": {"tool": "get-sum", "arguments": {"a": "two"}},
+    "progress": {"tool": "trigger-long-running-operation", "arguments": {"duration": 0.5, "steps": 5}, "steps": 5, "step_ms": 100},
+    "log": None,
+    "idle": {"tool": "toggle-simulated-logging", "arguments": {}},
+    "subscribe": {"uri": "demo://resource/dynamic/text/1", "tool": "toggle-subscriber-updates", "arguments": {}},
+    "resource": {"uri": "demo://resource/static/document/features.md", "text": "Features"},
+    "prompt": {"name": "args-prompt", "arguments": {"city": "Graz"}, "text": "What's weather in Graz?"},
+    "complete": {"prompt": "completable-prompt", "argument": "department", "value": "Eng", "values": ["Engineering"]},
+    "elicit": None,
+    "cancel": None,
+}
+
+DEMO: Profile = {
+    "modern": True,
+    "gone": 404,
+    "tools": 3,
+    "pages": 1,
+    "echo": {"tool": "echo", "arguments": {"text": "grüße \U0001f980"}, "text": "grüße \U0001f980"},
+    "add": {"tool": "add", "arguments": {"a": 2, "b": 3}, "text": "5"},
+    "big": {"tool": "echo", "arguments": {"text": "x" * 60_000}, "bytes": 60_000},
+    "error": {"tool": "add", "arguments": {"a": "2", "b": 3}},
+    "progress": {"tool": "slow", "arguments": {"seconds": 0.3, "steps": 6}, "steps": 6, "step_ms": 50},
+    "log": None,
+    "idle": None,
+    "subscribe": None,
+    "resource": None,
+    "prompt": None,
+    "complete": None,
+    "elicit": None,
+    "cancel": None,
+}
+
+
+@dataclass(frozen=True)
+class Client:
+    """How a client is run: an interpreter's key in the runner, a file under clients/, and its mode.
+
+    `modern_only` clients must fail, and fail at once, on a server that is not modern.
+    """
+
+    name: str
+    interpreter: str
+    script: str
+    mode: str = ""
+    modern_only: bool = False
+
+
+CLIENTS = [
+    Client("python mcp 2.3 auto", "mcp2", "python2.py", "auto"),
+    Client("python mcp 2.3 legacy", "mcp2", "python2.py", "legacy"),
+    Client("python mcp 2.3 2026-07-28", "mcp2", "python2.py", "2026-07-28", modern_only=True),
+    Client("python mcp 1.30", "mcp1", "python1.py"),
+    Client("typescript sdk 1.32", "node", "ts_sdk.mjs"),
+    Client("typescript client 2.4", "node", "ts_client.mjs", "default"),
+    Client("typescript client 2.4 auto", "node", "ts_client.mjs", "auto"),
+]
