@@ -55,6 +55,7 @@ cdef class Downstream(Downlink):
     cdef int buffered(self) except -1
     cdef int refuse(self, Head* h) except -1
     cdef int next_request(self) except -1
+    cdef int mind_leaving(self) except -1
     cdef int linger(self) except -1
     cdef int close(self) except -1
     cdef int gone(self) except -1

@@ -42,6 +42,13 @@ cdef extern from "sys/socket.h" nogil:
     ctypedef unsigned int socklen_t
     int accept4(int fd, sockaddr* addr, socklen_t* n, int flags)
     ssize_t c_send "send"(int fd, const void* buf, size_t n, int flags)
+    cdef enum:
+        SOL_SOCKET
+        SO_LINGER
+    struct linger_t "linger":
+        int l_onoff
+        int l_linger
+    int setsockopt(int fd, int level, int name, const void* value, socklen_t n)
 
 cdef extern from "arpa/inet.h" nogil:
     struct in_addr:
@@ -67,6 +74,13 @@ cdef enum:
     BUFFER_NS = 300000000000        # total time for a body that must be whole
 
 cdef bytes CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+cdef void reset_on_close(int fd) noexcept:
+    cdef linger_t now
+    now.l_onoff = 1
+    now.l_linger = 0
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof(linger_t))
 
 
 cdef class Acceptor(Handler):
@@ -290,10 +304,16 @@ cdef class Downstream(Downlink):
                     # gets a short grace (RFC 9112 section 9.6 lets a half-closed client read).
                     if self.exchange.event_stream:
                         return self.gone()
-                    if not self.exchange.head_sent:
-                        self.ctx.reactor.arm(&self.timer, self.ctx.reactor.now + GRACE_NS)
+                    self.mind_leaving()
                 return 0
-            return self.read()
+            self.read()
+            self.mind_leaving()
+        return 0
+
+    cdef int mind_leaving(self) except -1:
+        # The client's FIN is here and its answer is not: see GRACE_NS.
+        if self.peer_closed and self.state == S_BUSY and self.exchange is not None and not self.exchange.head_sent:
+            self.ctx.reactor.arm(&self.timer, self.ctx.reactor.now + GRACE_NS)
         return 0
 
     cdef int on_deferred(self) except -1:
@@ -301,7 +321,8 @@ cdef class Downstream(Downlink):
             return 0
         if self.inbuf.len and (self.state == S_HEAD or self.state == S_BODY or self.state == S_BUFFER or self.state == S_DISCARD):
             self.consume_buffered()
-        return self.read()
+        self.read()
+        return self.mind_leaving()
 
     cdef int on_timer(self, Timer* timer) except -1:
         if self.state == S_CLOSED:
@@ -714,5 +735,7 @@ cdef class Downstream(Downlink):
         self.ctx.reactor.disarm(&self.deadline)
         buf_clear(&self.inbuf)
         buf_free(&self.outq)
+        if self.reset_on_close:
+            reset_on_close(self.fd)
         self.ctx.reactor.unregister(self)
         return 0

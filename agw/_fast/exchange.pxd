@@ -57,6 +57,7 @@ cdef class Downlink(Stream):
     cdef uint32_t peer_len
     cdef uint32_t peer_ip_len
     cdef bint read_paused
+    cdef bint reset_on_close        # end with RST: the client must not take what it has for the whole
     cdef bint request_complete      # the whole request has been read
     cdef bint unbounded             # what is left of it may be too much to skip
     cdef bint keep_alive

@@ -10,7 +10,7 @@
 # - a request is sent a second time only when nothing of it can have been processed;
 # - a response that breaks off ends visibly broken: no last chunk, no invented body, connection closed.
 
-from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 
@@ -257,11 +257,10 @@ cdef class Exchange(Client):
                     origin = buf[h.headers[i].value_off:h.headers[i].value_off + h.headers[i].value_len]
                 elif h.headers[i].id == H_ACR_METHOD:
                     asks = True
-            if origin is not None:
-                if h.method == M_OPTIONS and asks:
-                    self.reply(200, NULL, b"", route.cors.preflight(origin), 1)
-                    return DONE_LOCALLY
-                self.cors_lines = route.cors.response_lines(origin)
+            if origin is not None and h.method == M_OPTIONS and asks:
+                self.reply(200, NULL, b"", route.cors.preflight(origin), 1)
+                return DONE_LOCALLY
+            self.cors_lines = route.cors.response_lines(origin)
         if route.redirect is not None:
             return self.redirect(route.redirect, h, buf)
         if route.direct is not None:
@@ -312,7 +311,8 @@ cdef class Exchange(Client):
         cdef Envelope e
         cdef int32_t rpc
         if envelope_scan(body, <uint32_t> n, &e, 64) < 0:
-            if e.id_kind == 1 or e.id_kind == 2:
+            if e.code != -32700 and (e.id_kind == 1 or e.id_kind == 2):
+                # What is no JSON has no id; guessing one would name a request nobody sent.
                 self.id_len = e.id.len if e.id.len <= 1024 else 0
                 buf_append(&self.meta, body + e.id.off, self.id_len)
             self.fail(E_JSON, e.problem, 0, e.code)
@@ -688,8 +688,8 @@ cdef class Exchange(Client):
         if self.down.outq.len > HIGH_WATER:
             up.paused = True
             self.ctx.slot.gauges[G_RELAY_PAUSES] += 1
-        if self.down.outq.len:
-            # A reader that makes no progress is cut.
+        if self.down.outq.len and self.down.timer.deadline_ns == INT64_MAX:
+            # A reader that makes no progress is cut; only its progress moves the deadline, not ours.
             self.ctx.reactor.arm(&self.down.timer, self.ctx.reactor.now + self.bind.http.progress_timeout)
         return 0
 
@@ -852,6 +852,9 @@ cdef class Exchange(Client):
         cdef const char* at
         cdef bytes endpoint = None
         cdef Cluster cluster = self.choice.cluster if self.choice is not None else None
+        if broken and self.phase == X_RESPONSE and self.client_framing == FRAMING_EOF:
+            # A FIN would say that the body is whole.
+            down.reset_on_close = True
         slot.gauges[G_IN_FLIGHT] -= 1
         slot.gauges[G_EXCHANGES] += 1
         slot.observe(slot.row(self.route.label if self.route is not None else self.bind.label,

@@ -236,6 +236,8 @@ cdef int build_request(Out* o, const Head* h, const char* buf, Choice choice, Ht
                 if ctx.framing == FRAMING_CHUNKED:
                     put_(o, b"Transfer-Encoding: chunked\r\n", 28)
                     framed = True
+            elif edits is not None and edits.drops(buf + f.name_off, f.name_len):
+                pass
             elif f.id == H_FORWARDED:
                 if http.forwarded != 1 and not (named and connection_names(h, buf, buf + f.name_off, f.name_len)):
                     put_field(o, buf, f, http.lowercase)
@@ -262,14 +264,20 @@ cdef int build_request(Out* o, const Head* h, const char* buf, Choice choice, Ht
             put_int(o, ctx.length)
             put_(o, b"\r\n", 2)
     if http.forwarded:
-        put_(o, b"X-Forwarded-For: ", 17)
-        if xff != NULL:
-            put_(o, buf + xff.value_off, xff.value_len)
-            put_(o, b", ", 2)
-        put_(o, ctx.peer, ctx.peer_len)
-        put_(o, b"\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: ", 45)
-        put_(o, buf + h.host_off, h.host_len)
-        put_(o, b"\r\n", 2)
+        # What the operator removes or sets is not ours to add.
+        if edits is None or not edits.drops(b"x-forwarded-for", 15):
+            put_(o, b"X-Forwarded-For: ", 17)
+            if xff != NULL:
+                put_(o, buf + xff.value_off, xff.value_len)
+                put_(o, b", ", 2)
+            put_(o, ctx.peer, ctx.peer_len)
+            put_(o, b"\r\n", 2)
+        if edits is None or not edits.drops(b"x-forwarded-proto", 17):
+            put_(o, b"X-Forwarded-Proto: http\r\n", 25)
+        if edits is None or not edits.drops(b"x-forwarded-host", 16):
+            put_(o, b"X-Forwarded-Host: ", 18)
+            put_(o, buf + h.host_off, h.host_len)
+            put_(o, b"\r\n", 2)
     if edits is not None:
         put_bytes(o, edits.lines)
     if ctx.upgrade:

@@ -32,7 +32,7 @@ class Limits:
     """Bounds of one parser; immutable, and may be shared.
 
     Units:  octets, except `max_headers` (fields).
-    Errors: OverflowError for what does not fit 32 bits without sign.
+    Errors: ValueError outside 0 to 64 MiB (fields: 0 to 65535).
     """
 
     def __init__(

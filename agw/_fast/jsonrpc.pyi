@@ -6,7 +6,7 @@ Rules:
 - the whole text is checked against RFC 8259 (strict UTF-8, no NaN, no trailing text) before any span is used;
 - members that decide anything may occur once, in their exact spelling and unescaped: `jsonrpc`, `id`, `method`,
   `params`, `result`, `error`, and `name`, `uri` directly inside `params`. Duplicates and case variants are refused,
-  because another parser would see another message (MCP reads one, the backend the other);
+  because another parser would see another message. A member name with an escape is refused there whatever it spells;
 - nesting costs a counter, never a stack;
 - a batch (MCP 2025-03-26) is checked as JSON only; what its members say is not looked at.
 
@@ -42,6 +42,6 @@ class EnvelopeError(ValueError):
 def locate(text: bytes, max_depth: int = 64) -> Envelope:
     """Check one message and say where its parts are.
 
-    Units:  `max_depth` in containers open at once; values above 63 mean 63.
+    Units:  `max_depth` in containers open at once; values above 64 mean 64.
     Errors: EnvelopeError, also for texts over 2 GiB.
     """

@@ -86,9 +86,10 @@ cdef class Cors:
         return None
 
     cdef bytes response_lines(self, bytes origin):
-        cdef bytes value = self.allowed(origin)
+        # Also for a request without Origin (None): caches must know that the answer depends on it.
+        cdef bytes value = None if origin is None else self.allowed(origin)
         if value is None:
-            return b"" if self.any_origin else b"vary: origin\r\n"
+            return b"" if self.any_origin and not self.credentials else b"vary: origin\r\n"
         return b"".join((b"access-control-allow-origin: ", value, b"\r\n",
                          b"" if value == b"*" else b"vary: origin\r\n",
                          b"access-control-allow-credentials: true\r\n" if self.credentials else b"", self.expose_line))

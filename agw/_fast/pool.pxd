@@ -63,6 +63,7 @@ cdef class Cluster:
     cdef int64_t connect_timeout, response_timeout, idle_timeout, lifetime, pending_timeout
     cdef uint32_t max_connections, max_idle, max_pending
 
+    cdef Upstream take_idle(self, Client client)
     cdef Upstream acquire(self, Client client, bint fresh)
     cdef int release(self, Upstream up) except -1
     cdef int close_idle(self) except -1

@@ -7,7 +7,7 @@
 # - a connection that is being made belongs to the cluster, not to a client: whoever waits first gets it.
 
 from collections import deque
-from libc.errno cimport EINPROGRESS, EINTR, errno
+from libc.errno cimport EAGAIN, EINPROGRESS, EINTR, errno
 from libc.stdint cimport uint32_t
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from posix.unistd cimport close as c_close
@@ -28,7 +28,11 @@ cdef extern from "sys/socket.h" nogil:
     struct sockaddr:
         pass
     ctypedef unsigned int socklen_t
+    cdef enum:
+        MSG_PEEK
+        MSG_DONTWAIT
     int socket(int domain, int type, int protocol)
+    ssize_t recv(int fd, void* buf, size_t n, int flags)
     int c_connect "connect"(int fd, const sockaddr* addr, socklen_t n)
     int getsockopt(int fd, int level, int name, void* value, socklen_t* n)
     int setsockopt(int fd, int level, int name, const void* value, socklen_t n)
@@ -206,18 +210,32 @@ cdef class Cluster:
     def waiting_count(self):
         return len(self.waiters)
 
-    cdef Upstream acquire(self, Client client, bint fresh):
-        # An idle connection now, or None: the client then hears on_upstream_ready or on_upstream_failed later,
-        # never from inside this call.
+    cdef Upstream take_idle(self, Client client):
+        # The youngest idle connection that is silent this very moment, or None. epoll may not have told yet of what
+        # the upstream sent or that it left, and the next octets read would pass for the answer.
         cdef Upstream up
-        if not fresh and self.idle:
+        cdef char octet
+        while self.idle:
             up = <Upstream> self.idle.pop()
+            if recv(up.fd, &octet, 1, MSG_PEEK | MSG_DONTWAIT) >= 0 or errno != EAGAIN:
+                up.close()
+                continue
             up.state = UP_ACTIVE
             up.owner = client
             up.reused = True
             client.upstream = up
             self.reactor.slot.gauges[G_UPSTREAM_REUSES] += 1
             return up
+        return None
+
+    cdef Upstream acquire(self, Client client, bint fresh):
+        # An idle connection now, or None: the client then hears on_upstream_ready or on_upstream_failed later,
+        # never from inside this call.
+        cdef Upstream up
+        if not fresh:
+            up = self.take_idle(client)
+            if up is not None:
+                return up
         client.waiting = True
         client.wait_deadline = self.reactor.now + self.pending_timeout
         self.waiters.append(client)
@@ -235,14 +253,12 @@ cdef class Cluster:
         cdef Client client
         cdef Upstream up
         while self.waiters and self.idle:
-            client = <Client> self.waiters.popleft()
+            client = <Client> self.waiters[0]
+            up = self.take_idle(client)
+            if up is None:
+                break
+            self.waiters.popleft()
             client.waiting = False
-            up = <Upstream> self.idle.pop()
-            up.state = UP_ACTIVE
-            up.owner = client
-            up.reused = True
-            client.upstream = up
-            self.reactor.slot.gauges[G_UPSTREAM_REUSES] += 1
             client.on_upstream_ready(up)
         if not self.waiters or not self.resolved:
             return
@@ -350,19 +366,12 @@ cdef class Cluster:
                 or <uint32_t> len(self.idle) >= self.max_idle:
             up.state = UP_IDLE
             return up.close()
-        if self.waiters:
-            client = <Client> self.waiters.popleft()
-            client.waiting = False
-            up.state = UP_ACTIVE
-            up.owner = client
-            up.reused = True
-            client.upstream = up
-            self.reactor.slot.gauges[G_UPSTREAM_REUSES] += 1
-            return client.on_upstream_ready(up)
         up.state = UP_IDLE
         up.idle_since = self.reactor.now
         self.idle.append(up)
         self.reactor.arm(&up.timer, self.reactor.now + self.idle_timeout)
+        if self.waiters:
+            self.reactor.defer(Waker(self))
         return 0
 
     cdef int closed(self, Upstream up) except -1:

@@ -34,6 +34,7 @@ from agw.supervisor.sockets import ListenSet, SocketError, address_text, bind_pl
 from agw.supervisor.systemd import Notifier, take_listen_fds
 from agw.telemetry.logs import OperatorLog
 from agw.worker import worker
+from agw.worker.logwriter import open_log
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +76,7 @@ class Supervisor:
         self._checked_ns = 0
         self._next_watchdog = 0
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        check_access_log(loaded.plan)
         process = loaded.plan.process
         self._listen = ListenSet(workers, process.backlog, take_listen_fds(os.environ))
         for key in self._snapshot.binds:
@@ -319,8 +321,13 @@ class Supervisor:
         except (ConfigErrors, CompileError, ValueError) as error:
             self._refused(str(error))
             return
+        if self._snapshot.binds and not snapshot.binds:
+            # An editor or a copy that truncates first shows a file like that.
+            self._refused("the file configures no port; nothing would be served")
+            return
         opened = []
         try:
+            check_access_log(loaded.plan)
             for key in snapshot.binds:
                 if key not in self._listen.sockets:
                     self._listen.open(key)
@@ -332,6 +339,8 @@ class Supervisor:
             return
         if loaded.plan.process != self._plan.process:
             log.warning("the config: section changed; it is read at start only, restart to apply it")
+        if loaded.plan.access_log.enabled != self._plan.access_log.enabled:
+            log.warning("frontendPolicies.accessLog.enabled is read at start only, restart to apply it")
         for problem in loaded.warnings:
             log.warning(str(problem))
         plan = msgspec.structs.replace(loaded.plan, process=self._plan.process)
@@ -399,6 +408,15 @@ class Supervisor:
                 except ChildProcessError:
                     pass
         log.info("stopped", extra={"code": self._exit_code})
+
+
+def check_access_log(plan: Plan) -> None:
+    """Open the access log once, so that a wrong path is told at once. Errors: SocketError."""
+    if plan.access_log.enabled:
+        try:
+            os.close(open_log(plan.access_log.path))
+        except OSError as error:
+            raise SocketError(error.errno, f"cannot open the access log {plan.access_log.path}: {error.strerror}") from None
 
 
 def shut_door(sock: socket.socket) -> None:

@@ -3,20 +3,36 @@
 Rules:
 - the loop only appends to a bounded queue; what does not fit is dropped and counted, never waited for;
 - lines stay whole: files are opened for appending, and on a pipe nothing larger than PIPE_BUF is written at once;
+- what cannot be opened or written costs lines, which are counted, and is tried again; it never costs a request;
 - SIGUSR1 (through the supervisor) reopens the file, after log rotation.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import select
 import stat
 import threading
+import time
 
 from agw._fast.arena import Slot
 
+log = logging.getLogger(__name__)
+
 MAX_BUFFERS = 256
+RETRY_S = 1.0
+"""Pause between two tries to open what could not be opened."""
+
+
+def open_log(path: str) -> int:
+    """A descriptor to append to; "" is standard output. A pipe that nobody reads is an error, nothing to wait for."""
+    if not path:
+        return os.dup(1)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK, 0o640)
+    os.set_blocking(fd, True)
+    return fd
 
 
 class LogWriter:
@@ -26,8 +42,12 @@ class LogWriter:
         self._path = path
         self._slot = slot
         self._queue: queue.Queue[bytes | None] = queue.Queue(MAX_BUFFERS)
-        self._reopen = False
-        self._fd = self._open()
+        self._fd = -1
+        self._pipe = False
+        self._torn = False
+        self._failing = False
+        self._stale = True
+        self._retry_at = 0.0
         self._thread = threading.Thread(target=self._run, name="access-log", daemon=True)
         self._thread.start()
 
@@ -38,9 +58,16 @@ class LogWriter:
         except queue.Full:
             self._slot.add_dropped(data.count(b"\n"))
 
-    def reopen(self) -> None:
-        """Open the file anew before the next write."""
-        self._reopen = True
+    def reopen(self, path: str | None = None) -> None:
+        """Open the file anew, or another one, before the next write; at once if there is none to come."""
+        if path is not None:
+            self._path = path
+        self._stale = True
+        self._retry_at = 0.0
+        try:
+            self._queue.put_nowait(b"")
+        except queue.Full:
+            pass
 
     def close(self, timeout_s: float = 2.0) -> None:
         """Write what is queued, at most for this long."""
@@ -50,30 +77,53 @@ class LogWriter:
             return
         self._thread.join(timeout_s)
 
-    def _open(self) -> int:
-        if not self._path:
-            return os.dup(1)
-        return os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+    # ------------------------------------------------------------------------------------------- the thread
 
     def _run(self) -> None:
-        pipe = stat.S_ISFIFO(os.fstat(self._fd).st_mode)
+        self._open()
         while (data := self._queue.get()) is not None:
-            if self._reopen and self._path:
-                self._reopen = False
-                try:
-                    fresh = self._open()
-                except OSError:
-                    fresh = -1
-                if fresh >= 0:
-                    os.close(self._fd)
-                    self._fd = fresh
-            try:
-                for piece in pieces(data, select.PIPE_BUF) if pipe else (data,):
-                    view = memoryview(piece)
-                    while view:
-                        view = view[os.write(self._fd, view) :]
-            except OSError:
-                self._slot.add_dropped(data.count(b"\n"))
+            if self._stale and time.monotonic() >= self._retry_at:
+                self._open()
+            if data:
+                self._write(data)
+
+    def _open(self) -> None:
+        self._stale = False
+        try:
+            fresh = open_log(self._path)
+            pipe = stat.S_ISFIFO(os.fstat(fresh).st_mode)
+        except OSError as error:
+            # Until then lines go where they went before, if anywhere.
+            self._stale = True
+            self._retry_at = time.monotonic() + RETRY_S
+            if not self._failing:
+                self._failing = True
+                log.error("cannot open the access log; trying again", extra={"path": self._path, "cause": str(error)})
+            return
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd, self._pipe, self._torn = fresh, pipe, False
+        if self._failing:
+            self._failing = False
+            log.info("the access log is open again", extra={"path": self._path})
+
+    def _write(self, data: bytes) -> None:
+        if self._torn:
+            # The disk was full in the middle of a line: let the next one begin anew.
+            data = b"\n" + data
+        done = 0
+        try:
+            for piece in pieces(data, select.PIPE_BUF) if self._pipe else [data]:
+                view = memoryview(piece)
+                while view:
+                    n = os.write(self._fd, view)
+                    view = view[n:]
+                    done += n
+                    self._torn = False
+        except OSError:
+            # -1 is no descriptor: a log that was never opened loses its lines here as well.
+            self._slot.add_dropped(data.count(b"\n", done) if done or not self._torn else data.count(b"\n") - 1)
+            self._torn = self._torn if not done else data[done - 1 : done] != b"\n"
 
 
 def pieces(data: bytes, limit: int) -> list[bytes]:

@@ -46,7 +46,9 @@ QUIET_S = 0.05
 class Worker:
     """Everything one worker process owns."""
 
-    def __init__(self, index: int, arena: layout.Arena, snapshot: Snapshot, labels: LabelIndex, listeners: dict[BindKey, int], channel: Channel, parent: int) -> None:
+    def __init__(
+        self, index: int, arena: layout.Arena, snapshot: Snapshot, labels: LabelIndex, listeners: dict[BindKey, int], channel: Channel, parent: int
+    ) -> None:
         self.index = index
         self.parent = parent
         self.slot = arena.slot(index)
@@ -189,6 +191,10 @@ class Worker:
         self.reloading = None
 
     async def _apply(self, message: Message, fds: list[int]) -> None:
+        if len(fds) < len(message.binds):
+            # The kernel drops what does not fit into the table of descriptors.
+            self._say(Message("failed", generation=message.generation, text="no descriptors left for the new listeners"))
+            return
         gc.disable()
         plan = msgspec.msgpack.decode(message.payload, type=Plan)
         self.labels = LabelIndex(msgspec.msgpack.decode(message.labels, type=Labels))
@@ -212,6 +218,8 @@ class Worker:
             if identity not in snapshot.clusters:
                 cluster.retire()
         self._keep_fresh()
+        if self.writer is not None and snapshot.plan.access_log.path != old.plan.access_log.path:
+            self.writer.reopen(snapshot.plan.access_log.path)
         self.slot.set(layout.W_GENERATION, snapshot.generation)
         self._say(Message("applied", generation=snapshot.generation))
         gc.freeze()

@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-CHECKS = (
-    "connect list call big error progress parallel log idle subscribe resource prompt complete elicit cancel session delete".split()
-)
+CHECKS = [
+    *("connect", "list", "call", "big", "error", "progress", "parallel", "log", "idle"),
+    *("subscribe", "resource", "prompt", "complete", "elicit", "cancel", "session", "delete"),
+]
 """In the order the clients do them."""
 
 Profile = dict[str, Any]
@@ -75,7 +76,7 @@ DEMO: Profile = {
     "tools": 3,
     "pages": 1,
     "echo": {"tool": "echo", "arguments": {"text": "grüße \U0001f980"}, "text": "grüße \U0001f980"},
-    "add": {"tool": "add", "arguments": {"a": 2, "b": 3}, "text": "5"},
+    "add": {"tool": "add", "arguments": {"a": 2, "b": 3}, "text": '{"sum": 5}'},
     "big": {"tool": "echo", "arguments": {"text": "x" * 60_000}, "bytes": 60_000},
     "error": {"tool": "add", "arguments": {"a": "2", "b": 3}},
     "progress": {"tool": "slow", "arguments": {"seconds": 0.3, "steps": 6}, "steps": 6, "step_ms": 50},

@@ -107,3 +107,8 @@ class Gateway(Process):
         with urllib.request.urlopen(f"http://127.0.0.1:{self._stats}/metrics", timeout=5) as response:
             text = response.read().decode()
         return [int(float(value)) for value in re.findall(r'^agw_downstream_connections_total\{worker="\d+"\} (\S+)$', text, re.MULTILINE)]
+
+    def complaints(self) -> list[str]:
+        """What it logged as error, and anything that is not a log line at all, such as a traceback."""
+        lines = self.log.read_text(errors="replace").splitlines()
+        return [f"{self.name}: {line}" for line in lines if '"level":"error"' in line or not line.startswith("{")]

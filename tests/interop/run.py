@@ -1,18 +1,22 @@
 """Runs the matrix of clients and servers and the conformance legs, and prints what came out. Called by run.sh.
 
 A check that fails through the gateway is repeated without it, so that a fault of the pair is not taken for ours.
-Exit code 0: nothing failed that works without the gateway, and no conformance check differs.
+Exit code 0: nothing failed that works without the gateway, no conformance check differs, and every gateway ended with
+0 and without an error in its log.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
@@ -85,7 +89,7 @@ def matrix_row(server: str, client: cases.Client, gateway: Gateway, direct: str 
         without = {True: "passes without agw", False: "fails without agw as well", None: ""}[alone.get(check, (None, ""))[0]]
         row.notes.append(f"{check}: {results[check][1]} [{without or 'not tried without agw'}]")
         if without.startswith("fails"):
-            results[check] = (None, results[check][1])
+            results[check] = (None, "fails without agw as well")
     return row
 
 
@@ -151,7 +155,8 @@ def long_stream(kind: str, gateway: Gateway) -> list[float]:
         session.call("notify_later", arguments)
     else:
         meta = {"io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientCapabilities": {}}
-        stream = raw.Stream(gateway.port, "POST", *_modern("subscriptions/listen", {"notifications": {"toolsListChanged": True}, "_meta": meta}), 3 * LONG_EVERY_S)
+        listen = _modern("subscriptions/listen", {"notifications": {"toolsListChanged": True}, "_meta": meta})
+        stream = raw.Stream(gateway.port, "POST", *listen, 3 * LONG_EVERY_S)
         method = "notifications/tools/list_changed"
         raw.send(gateway.port, "POST", *_modern("tools/call", {"name": "notify_later", "arguments": arguments, "_meta": meta}))
     assert stream.status == HTTPStatus.OK, stream.status
@@ -163,7 +168,7 @@ def long_stream(kind: str, gateway: Gateway) -> list[float]:
             break
     stream.close()
     session.delete()
-    gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
     assert len(times) == count, f"{len(times)} events instead of {count}, the last after {times[-1]:.1f} s"
     assert all(abs(gap - LONG_EVERY_S) < 1 for gap in gaps), f"gaps {[round(gap, 2) for gap in gaps]}"
     return times
@@ -187,7 +192,7 @@ def long_streams(gateway: Gateway) -> list[str]:
                 print(f"  {kind}: {len(times)} events in {times[-1]:.1f} s, one every {LONG_EVERY_S} s", flush=True)
             except (AssertionError, OSError) as error:
                 print(f"  {kind}: FAIL {error}", flush=True)
-                wrong.append(f"{kind}: {error}")
+                wrong.append(f"long stream, {kind}: {error}")
     return wrong
 
 
@@ -221,8 +226,13 @@ def main() -> int:
             failed = [check for check, (ok, _) in row.results.items() if ok is False]
             print(f"  {server}, {client.name}: {'FAIL ' + ' '.join(failed) if failed else 'ok'}", flush=True)
 
-    def gateway_for(name: str, upstream: int) -> Gateway:
-        return Gateway(f"agw-{name}", options.agw, upstream, LOGS, options.workers)
+    @contextmanager
+    def gateway_for(name: str, upstream: int) -> Iterator[Gateway]:
+        with Gateway(f"agw-{name}", options.agw, upstream, LOGS, options.workers) as gateway:
+            yield gateway
+            if (code := gateway.stop()) != 0:
+                wrong.append(f"{gateway.name} exited with {code}")
+            wrong.extend(gateway.complaints())
 
     dual_era = [str(PYTHONS["mcp2"]), str(HERE / "servers" / "dual_era.py"), "--port"]
     if wanted("dual-era"):
@@ -250,19 +260,21 @@ def main() -> int:
                     print(f"  {line}", flush=True)
             if options.long and wanted("long"):
                 print(f"streams open for {LONG_S} s", flush=True)
-                wrong = long_streams(gateway)
+                wrong += long_streams(gateway)
 
-    print(f"\n{table(rows)}\n")
+    if rows:
+        print(f"\n{table(rows)}\n")
     for row in rows:
         for note in row.notes:
             print(f"{row.server}, {row.client}: {note}")
     for line in different:
         print(f"conformance differs: {line}")
     for line in wrong:
-        print(f"long stream: {line}")
+        print(line)
     failed = sum(ok is False for row in rows for ok, _ in row.results.values())
     passed = sum(ok is True for row in rows for ok, _ in row.results.values())
-    print(f"{passed} checks passed, {failed} failed, {len(different)} conformance differences, {time.monotonic() - began:.0f} s; logs in {LOGS.relative_to(ROOT)}")
+    took = time.monotonic() - began
+    print(f"{passed} checks passed, {failed} failed, {len(different)} conformance differences, {took:.0f} s; logs in {LOGS.relative_to(ROOT)}")
     return 1 if failed or different or wrong else 0
 
 

@@ -28,6 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
@@ -62,6 +63,15 @@ def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
+
+
+def free_ports(count: int) -> list[int]:
+    """As many different ones."""
+    with ExitStack() as stack:
+        socks = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for sock in socks:
+            sock.bind(("127.0.0.1", 0))
+        return [int(sock.getsockname()[1]) for sock in socks]
 
 
 def direct_route(text: str = "ok", prefix: str = "/", **route: Any) -> dict[str, Any]:
@@ -153,6 +163,7 @@ class Gateway:
     config: a configuration, or its text (then nothing is added to it). With a mapping, listeners of the process that
     are not configured get unix sockets, and the access log is off. None runs `agw serve` without a file.
     ready: False returns from `start()` without waiting for the log line "ready".
+    started: False leaves `start()` to the test.
     strict: False tolerates tracebacks in the log.
     wrapper: words before the command, such as prlimit and its options.
     """
@@ -164,6 +175,7 @@ class Gateway:
         workers: int = 2,
         env: dict[str, str] | None = None,
         ready: bool = True,
+        started: bool = True,
         strict: bool = True,
         wrapper: Iterable[str] = (),
         pass_fds: Iterable[int] = (),
@@ -180,6 +192,7 @@ class Gateway:
         self.strict = strict
         self._no_file = config is None
         self._wait_ready = ready
+        self._start = started
         self._environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **(env or {})}
         self._wrapper = list(wrapper)
         self._pass_fds = tuple(pass_fds)
@@ -191,6 +204,8 @@ class Gateway:
     # ------------------------------------------------------------------------------------------------ life
 
     def __enter__(self) -> Self:
+        if not self._start:
+            return self
         try:
             return self.start()
         except BaseException:
@@ -208,7 +223,7 @@ class Gateway:
         finally:
             self.close()
 
-    def start(self) -> Self:
+    def start(self, ready: bool | None = None) -> Self:
         """Start, and wait for readiness. Errors: AssertionError if it exits or takes longer than START_S."""
         agw = os.environ.get("AGW_BIN")
         command = [*self._wrapper, *([agw] if agw else [sys.executable, "-m", "agw"]), "serve", "--workers", str(self.workers)]
@@ -219,7 +234,7 @@ class Gateway:
                 command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=self.directory, env=self._environment,
                 start_new_session=True, pass_fds=self._pass_fds,
             )
-        if self._wait_ready:
+        if self._wait_ready if ready is None else ready:
             self.wait_ready()
         return self
 

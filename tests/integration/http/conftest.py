@@ -109,12 +109,12 @@ def gateway(session_gateway: Gateway) -> Iterator[Gateway]:
 TIGHT_HTTP = {
     "headerTimeout": "700ms",
     "firstByteTimeout": "900ms",
-    "progressTimeout": "900ms",
+    "progressTimeout": "700ms",
     "http1IdleTimeout": "900ms",
     "streamIdleTimeout": "1500ms",
     "maxBufferSize": 65536,
 }
-TIGHT_BACKEND = {"connectTimeout": "500ms", "responseTimeout": "800ms", "pendingTimeout": "600ms"}
+TIGHT_BACKEND = {"connectTimeout": "500ms", "responseTimeout": "1s", "pendingTimeout": "600ms"}
 
 
 @pytest.fixture(scope="session")

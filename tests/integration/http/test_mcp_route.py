@@ -271,7 +271,7 @@ def test_events_pass_one_by_one(client: Client, upstream: Upstream) -> None:
             peer.send(b"%x\r\n%b\r\n" % (len(event), event))
             assert seen.acquire(timeout=5), f"event {i} did not arrive"
         peer.send(b"0\r\n\r\n")
-        peer.until_eof()
+        peer.serve()
 
     upstream.play(script)
     client.send(b"GET /mcp HTTP/1.1\r\nHost: h\r\nAccept: text/event-stream\r\n\r\n")
@@ -288,7 +288,8 @@ def test_events_pass_one_by_one(client: Client, upstream: Upstream) -> None:
         seen.release()
     assert client.read(5) == b"0\r\n\r\n"
     assert latest < 0.25
-    assert client.get("/").status == 200
+    assert post(client, CALL % b"1").status == 200
+    assert len(upstream.peers) == 1
 
 
 def test_post_answered_by_a_stream(client: Client, upstream: Upstream) -> None:

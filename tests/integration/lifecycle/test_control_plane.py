@@ -126,7 +126,7 @@ def test_quitquitquit_drains(start: Start, backend: Backend) -> None:
         backend.release()
         assert gateway.wait() == 0
         load.stop()
-    assert [o.kind for o in load.outcomes][0] == "ok"
+    assert load.outcomes[0].kind == "ok"
     assert load.outcomes[0].closing
     gateway.assert_gone()
 

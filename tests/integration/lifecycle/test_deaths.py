@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import time
@@ -43,7 +44,7 @@ def test_a_killed_worker_costs_only_its_requests_in_flight(start: Start, backend
             assert len(load.failures()) - known <= connections
     scrapes.append(gateway.metrics())
     assert {o.kind for o in load.failures()} <= {"reset", "truncated"}, load.tally()
-    for before, after in zip(scrapes, scrapes[1:], strict=False):
+    for before, after in itertools.pairwise(scrapes):
         assert not after.fallen_since(before)
     assert gateway.metrics().total("worker_ready") == 2
     # Gauges of a dead worker do not stick.

@@ -13,7 +13,7 @@ import pytest
 
 from tests.integration.conftest import Start
 from tests.kits.backend import Backend
-from tests.kits.gateway import Gateway, direct_route, free_port, open_fds, proxy_config, wait_until
+from tests.kits.gateway import Gateway, direct_route, free_port, free_ports, open_fds, proxy_config, wait_until
 from tests.kits.load import Connection, Load
 
 
@@ -165,9 +165,10 @@ def test_a_port_that_somebody_else_has_refuses_the_reload(start: Start) -> None:
 
 
 def test_a_reload_that_adds_and_removes_listeners(start: Start, backend: Backend) -> None:
-    old, new = free_port(), free_port()
+    old, new = free_ports(2)
     config = several(one=0, old=old)
-    config["routes"].append({"name": "held", "gateways": "old", "matches": [{"path": {"pathPrefix": "/held"}}], "backends": [{"host": f"127.0.0.1:{backend.port}"}]})
+    held = {"name": "held", "matches": [{"path": {"pathPrefix": "/held"}}], "backends": [{"host": f"127.0.0.1:{backend.port}"}]}
+    config["routes"].append({**held, "gateways": "old"})
     gateway = start(config, workers=2)
     busy, idle = Connection(old), Connection(old)
     assert idle.ask("/").body == b"old"
@@ -205,7 +206,7 @@ def test_a_listener_removed_under_load_loses_no_accepted_connection(start: Start
 def test_many_listeners_at_once(start: Start) -> None:
     gateway = start(several(one=0), workers=2)
     base = several(one=0)
-    many = {f"g{i}": free_port() for i in range(150)}
+    many = {f"g{i}": port for i, port in enumerate(free_ports(150))}
     before = gateway.pids()
     with Load(gateway.port, "/", connections=2) as load:
         gateway.reload(several(one=0, **many))
@@ -292,7 +293,7 @@ def test_all_workers_dead_while_a_reload_comes(start: Start) -> None:
     (victim,) = gateway.pids()
     os.kill(gateway.pid, signal.SIGSTOP)
     os.kill(victim, signal.SIGKILL)
-    gateway.write(several(one=0, two=0))
+    gateway.write(several(one=0, two=free_port()))
     gateway.signal(signal.SIGHUP)
     os.kill(gateway.pid, signal.SIGCONT)
     gateway.wait_log("configuration applied", generation=2)

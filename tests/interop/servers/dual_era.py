@@ -198,7 +198,7 @@ def make(page_size: int | None) -> Server[Any]:
             version="1.0.0",
             title="agw interoperability fixture",
             instructions="Tools for the tests of a gateway.",
-            get_tool_input_schema=lambda name: tools.SCHEMAS.get(name),
+            get_tool_input_schema=tools.SCHEMAS.get,
             on_list_tools=handlers.list_tools,
             on_call_tool=handlers.call_tool,
             on_list_resources=handlers.list_resources,

@@ -273,9 +273,9 @@ class Tools:
         """A text of so many bytes."""
         return "x" * int(params.arguments["bytes"])
 
-    # both wires
+    # The suite's own tools: what they do is said in the descriptions of its scenarios. Both wires:
 
-    async def test_simple_text(self, ctx: Any, params: Any) -> str:  # noqa: D102 - the suite's contract, see there
+    async def test_simple_text(self, ctx: Any, params: Any) -> str:
         return "This is a simple text response for testing."
 
     async def test_image_content(self, ctx: Any, params: Any) -> Any:
@@ -297,7 +297,7 @@ class Tools:
     async def test_tool_with_progress(self, ctx: Any, params: Any) -> str:
         for done in (0, 50, 100):
             await ctx.session.report_progress(done, 100)
-            if done < 100:  # noqa: PLR2004
+            if done < 100:
                 await asyncio.sleep(STEP_S)
         return "progressed"
 
