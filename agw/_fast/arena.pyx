@@ -84,12 +84,14 @@ cdef class Slot:
             if self.mcp[i].key == key:
                 self.mcp[i].count += 1
                 return
-            if self.mcp[i].key == 0:
+            if self.mcp[i].key == 0 and i != self.mcp_mask:
                 self.mcp[i].key = key
                 self.mcp[i].count = 1
                 return
             i = (i + 1) & self.mcp_mask
             probes += 1
+        self.mcp[self.mcp_mask].key = (<uint64_t> 1 << 63) | (<uint64_t> 0xFFFFF << 36) | (<uint64_t> 0xFFFF << 20)
+        self.mcp[self.mcp_mask].count += 1
 
     def read_series(self):
         cdef uint32_t i

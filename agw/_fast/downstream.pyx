@@ -14,9 +14,9 @@ from cpython.bytes cimport PyBytes_AS_STRING
 from posix.fcntl cimport O_CLOEXEC, O_RDONLY, open as c_open
 from posix.unistd cimport close as c_close
 
-from agw._fast.arena cimport G_ACCEPT_PAUSED, G_CONNECTIONS, G_CONNECTIONS_TOTAL, G_IN_FLIGHT, G_PARSE_ERRORS, G_RECEIVED_BYTES
+from agw._fast.arena cimport G_ACCEPT_PAUSED, G_CONNECTIONS, G_CONNECTIONS_TOTAL, G_IN_FLIGHT, G_PARSE_ERRORS, G_RECEIVED_BYTES, G_SENT_BYTES
 from agw._fast.exchange cimport DONE_LOCALLY, WANT_BUFFER, Context, Downlink, Exchange
-from agw._fast.forward cimport (E_BODY_TIMEOUT, E_HEADER_TIMEOUT, E_MALFORMED, E_OVERLOAD, E_TOO_LARGE, Failure, Out,
+from agw._fast.forward cimport (E_BODY_TIMEOUT, E_DRAIN_CUT, E_HEADER_TIMEOUT, E_MALFORMED, E_OVERLOAD, E_TOO_LARGE, Failure, Out,
                                 build_reply, failure)
 from agw._fast.http1 cimport (BODY_DATA, BODY_END, BODY_ERROR, F_EXPECT_CONTINUE, FRAMING_CHUNKED, FRAMING_LENGTH,
                               FRAMING_NONE, M_OTHER, Head, body_feed, body_init, head_free, head_reset,
@@ -147,7 +147,8 @@ cdef class Acceptor(Handler):
         n = 0
         for d in list(self.connections):
             n += 1
-            d.gone()
+            if d.exchange is not None:
+                d.exchange.fail(E_DRAIN_CUT, NULL, 0, 0)
             d.close()
         return n
 
@@ -241,6 +242,7 @@ cdef class Acceptor(Handler):
         memcpy(d.peer + d.peer_ip_len, PyBytes_AS_STRING(tail), len(tail))
         d.peer_len = d.peer_ip_len + <uint32_t> len(tail)
         d.accepted_ns = self.ctx.reactor.now
+        d.sent = &self.ctx.slot.gauges[G_SENT_BYTES]
         self.ctx.slot.gauges[G_CONNECTIONS] += 1
         self.ctx.slot.gauges[G_CONNECTIONS_TOTAL] += 1
         self.connections.add(d)

@@ -39,6 +39,7 @@ cdef enum:
     E_INTERNAL
     E_CLIENT_GONE
     E_BODY_CUT              # the answer broke off after its head
+    E_DRAIN_CUT
 
 ctypedef struct Failure:
     int status

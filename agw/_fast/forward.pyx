@@ -81,6 +81,7 @@ define(E_JSON, 400, R_MCP, -32700, b"the body is not a JSON-RPC message")
 define(E_OVERLOAD, 503, R_INTERNAL, -32603, b"the gateway has no room for another connection")
 define(E_INTERNAL, 500, R_INTERNAL, -32603, b"internal error")
 define(E_CLIENT_GONE, 499, R_GONE, 0, b"the client left")
+define(E_DRAIN_CUT, 503, R_TIMEOUT, -32603, b"the gateway stopped before the request was done")
 define(E_BODY_CUT, 502, R_UPSTREAM, 0, b"the backend's answer broke off")
 
 

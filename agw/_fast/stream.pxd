@@ -1,6 +1,6 @@
 # A non-blocking byte stream on the reactor, and the growable buffer it queues in.
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from agw._fast.reactor cimport Handler
 
@@ -24,6 +24,7 @@ cdef class Stream(Handler):
     cdef bint readable          # the last edge has not been used up
     cdef bint peer_closed       # the peer sent FIN
     cdef bint fin_after_flush
+    cdef uint64_t* sent             # where octets given to send() are counted, or NULL
 
     cdef Py_ssize_t receive(self, char* p, size_t n) noexcept
     cdef int send(self, const char* p, size_t n) except -2

@@ -95,6 +95,8 @@ cdef class Stream(Handler):
 
     cdef int send(self, const char* p, size_t n) except -2:
         cdef ssize_t r = 0
+        if self.sent != NULL:
+            self.sent[0] += n
         if self.outq.len == 0:
             while True:
                 r = c_send(self.fd, p, n, MSG_NOSIGNAL)
@@ -114,6 +116,8 @@ cdef class Stream(Handler):
         cdef iovec iov[2]
         cdef msghdr msg
         cdef ssize_t r = 0
+        if self.sent != NULL:
+            self.sent[0] += na + nb
         if self.outq.len == 0:
             iov[0].iov_base = <void*> a
             iov[0].iov_len = na

@@ -7,6 +7,7 @@ its channel, and asks the supervisor for everything that changes something. It d
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -37,6 +38,14 @@ class HelperSockets(msgspec.Struct):
     stats: socket.socket | None = None
     readiness: socket.socket | None = None
     demo: socket.socket | None = None
+
+    def unlink(self) -> None:
+        """Take unix sockets out of the file system; the supervisor's last act."""
+        for sock in (self.admin, self.stats, self.readiness):
+            name = sock.getsockname() if sock is not None and sock.fileno() >= 0 and sock.family == socket.AF_UNIX else ""
+            if isinstance(name, str) and name:
+                with contextlib.suppress(OSError):
+                    os.unlink(name)
 
     def close(self) -> None:
         """Close all of them in this process."""

@@ -4,7 +4,8 @@ Rules:
 - a worker inherits the socket of its slot; its death closes nothing, so its successor serves the same queue;
 - a port that somebody else listens on is refused, although SO_REUSEPORT would let a second instance in: a plain bind
   is tried first, and an abstract unix name is held as a lock for as long as the supervisor lives;
-- sockets of a `.socket` unit are used as they are, shared by all slots.
+- sockets of a `.socket` unit are used as they are, shared by all slots; they outlive this instance, so nothing is ever
+  done to them that lasts.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ import socket
 import time
 from typing import Any
 
+from agw._fast.process import refuse_new_connections
 from agw.runtime.snapshot import BindKey
 
+SO_DETACH_FILTER = 27
+"""asm-generic/socket.h; Python does not name it."""
 FREE_WAIT_S = 3.0
 """How long a port may still be held by the dying workers of a predecessor."""
 
@@ -67,7 +71,7 @@ class ListenSet:
         name = sock.getsockname()
         return int(name[1]) if isinstance(name, tuple) else 0
 
-    def open(self, key: BindKey) -> None:
+    def open(self, key: BindKey, wait_s: float = FREE_WAIT_S) -> None:
         """Make the sockets of one bind. Errors: SocketError; nothing is left open then."""
         if key in self.sockets:
             return
@@ -80,7 +84,7 @@ class ListenSet:
         made: list[socket.socket] = []
         lock: socket.socket | None = None
         try:
-            lock = self._claim(key, where)
+            lock = self._claim(key, where, wait_s)
             port = key.port
             for _ in range(self._slots):
                 sock, host = new_socket(key.address)
@@ -102,11 +106,11 @@ class ListenSet:
         if lock is not None:
             self._locks[key] = lock
 
-    def _claim(self, key: BindKey, where: str) -> socket.socket | None:
+    def _claim(self, key: BindKey, where: str, wait_s: float) -> socket.socket | None:
         if key.port == 0:
             return None
         lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        deadline = time.monotonic() + FREE_WAIT_S
+        deadline = time.monotonic() + wait_s
         while True:
             try:
                 lock.bind(f"\0agw-listen/{os.getuid()}/{key.address}/{key.port}")
@@ -154,6 +158,24 @@ class ListenSet:
         self.sockets.clear()
         self._locks.clear()
         return mine
+
+    @property
+    def lent(self) -> frozenset[BindKey]:
+        """Binds on sockets of a `.socket` unit."""
+        return frozenset(key for key in self.sockets if key.port in self._inherited)
+
+    def shut_doors(self, key: BindKey) -> None:
+        """Let nobody new into the queues of a bind; what is in them stays, and what is half open still completes."""
+        if key not in self.lent:
+            for sock in self.sockets[key]:
+                refuse_new_connections(sock.fileno())
+
+    def open_door(self, key: BindKey, slot: int) -> None:
+        """Undo it for one slot; nothing happens if the door is open."""
+        try:
+            self.sockets[key][slot].setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+        except OSError:
+            pass
 
     def addresses(self) -> list[str]:
         """What is listened on, with the ports that port 0 became."""

@@ -43,8 +43,8 @@ APPLY_NS = 15_000_000_000
 """A worker that has not taken a new configuration by then is replaced by one that starts with it."""
 HALT_NS = 1_000_000_000
 """How long after the drain time a worker may still take to exit."""
-SO_DETACH_FILTER = 27
-"""asm-generic/socket.h; Python does not name it."""
+RELOAD_WAIT_S = 0.2
+"""How long a reload waits for a port; nothing else is done meanwhile."""
 EXIT_OK, EXIT_CRASH, EXIT_OS, EXIT_CONFIG = 0, 70, 71, 78
 
 
@@ -215,15 +215,16 @@ class Supervisor:
         parent = os.getpid()
 
         def body(channel: Channel) -> int:
+            lent = self._listen.lent
             listeners = self._listen.keep_only_slot(child.slot)
             for key in [k for k in listeners if k not in self._snapshot.binds]:
                 os.close(listeners.pop(key))
-            return worker.main(child.slot, self._arena, self._snapshot, self._labels, listeners, channel, parent)
+            return worker.main(child.slot, self._arena, self._snapshot, self._labels, listeners, lent, channel, parent)
 
         slot = self._arena.slot(child.slot)
         for key in self._snapshot.binds:
             # Whatever its predecessor thought: this place is open.
-            open_door(self._listen.sockets[key][child.slot])
+            self._listen.open_door(key, child.slot)
         if child.deaths:
             slot.set(layout.W_RESTARTS, slot.get(layout.W_RESTARTS) + 1)
         child.generation = self._generation
@@ -330,7 +331,7 @@ class Supervisor:
             check_access_log(loaded.plan)
             for key in snapshot.binds:
                 if key not in self._listen.sockets:
-                    self._listen.open(key)
+                    self._listen.open(key, RELOAD_WAIT_S)
                     opened.append(key)
         except SocketError as error:
             for key in opened:
@@ -348,8 +349,7 @@ class Supervisor:
         self._document = msgspec.json.encode(redacted(loaded.document), enc_hook=str)
         self._arena.publish(generation, True)
         for key in [k for k in self._listen.sockets if k not in snapshot.binds]:
-            for sock in self._listen.sockets[key]:
-                shut_door(sock)
+            self._listen.shut_doors(key)
         self._publish(plan, opened)
         self._apply_by = time.monotonic_ns() + APPLY_NS
         gc.collect()
@@ -390,9 +390,8 @@ class Supervisor:
         self._arena.set_phase("draining")
         self._notifier.stopping(drain_ns / 1e9)
         log.info("draining", extra={"seconds": drain_ns / 1e9})
-        for socks in self._listen.sockets.values():
-            for sock in socks:
-                shut_door(sock)
+        for key in self._listen.sockets:
+            self._listen.shut_doors(key)
         self._broadcast(Message("drain", number=self._draining_until))
         for key in list(self._listen.sockets):
             self._listen.close(key)
@@ -407,6 +406,7 @@ class Supervisor:
                     os.waitpid(child.pid, 0)
                 except ChildProcessError:
                     pass
+        self._sockets.unlink()
         log.info("stopped", extra={"code": self._exit_code})
 
 
@@ -417,22 +417,6 @@ def check_access_log(plan: Plan) -> None:
             os.close(open_log(plan.access_log.path))
         except OSError as error:
             raise SocketError(error.errno, f"cannot open the access log {plan.access_log.path}: {error.strerror}") from None
-
-
-def shut_door(sock: socket.socket) -> None:
-    """Let nobody new into a listening socket's queue; TCP only, others have no half-open state to lose."""
-    from agw._fast.process import refuse_new_connections
-
-    if sock.family in (socket.AF_INET, socket.AF_INET6):
-        refuse_new_connections(sock.fileno())
-
-
-def open_door(sock: socket.socket) -> None:
-    """Undo `shut_door`; nothing happens if the door is open."""
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
-    except OSError:
-        pass
 
 
 def _where(sock: socket.socket | None) -> str:

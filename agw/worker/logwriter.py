@@ -39,9 +39,9 @@ class LogWriter:
     """One per worker; `put` is the sink of the worker's AccessLog."""
 
     def __init__(self, path: str, slot: Slot) -> None:
-        self._path = path
+        self._wanted = path
         self._slot = slot
-        self._queue: queue.Queue[bytes | None] = queue.Queue(MAX_BUFFERS)
+        self._queue: queue.Queue[bytes | str | None] = queue.Queue(MAX_BUFFERS)
         self._fd = -1
         self._pipe = False
         self._torn = False
@@ -59,15 +59,13 @@ class LogWriter:
             self._slot.add_dropped(data.count(b"\n"))
 
     def reopen(self, path: str | None = None) -> None:
-        """Open the file anew, or another one, before the next write; at once if there is none to come."""
-        if path is not None:
-            self._path = path
-        self._stale = True
-        self._retry_at = 0.0
+        """Open the file anew, or another one, once everything put before is written."""
+        self._wanted = self._wanted if path is None else path
         try:
-            self._queue.put_nowait(b"")
+            self._queue.put_nowait(self._wanted)
         except queue.Full:
-            pass
+            # Far behind: then as soon as there is a turn.
+            self._stale = True
 
     def close(self, timeout_s: float = 2.0) -> None:
         """Write what is queued, at most for this long."""
@@ -81,16 +79,18 @@ class LogWriter:
 
     def _run(self) -> None:
         self._open()
-        while (data := self._queue.get()) is not None:
+        while (item := self._queue.get()) is not None:
+            if isinstance(item, str):
+                self._open()
+                continue
             if self._stale and time.monotonic() >= self._retry_at:
                 self._open()
-            if data:
-                self._write(data)
+            self._write(item)
 
     def _open(self) -> None:
         self._stale = False
         try:
-            fresh = open_log(self._path)
+            fresh = open_log(self._wanted)
             pipe = stat.S_ISFIFO(os.fstat(fresh).st_mode)
         except OSError as error:
             # Until then lines go where they went before, if anywhere.
@@ -98,14 +98,14 @@ class LogWriter:
             self._retry_at = time.monotonic() + RETRY_S
             if not self._failing:
                 self._failing = True
-                log.error("cannot open the access log; trying again", extra={"path": self._path, "cause": str(error)})
+                log.error("cannot open the access log; trying again", extra={"path": self._wanted, "cause": str(error)})
             return
         if self._fd >= 0:
             os.close(self._fd)
         self._fd, self._pipe, self._torn = fresh, pipe, False
         if self._failing:
             self._failing = False
-            log.info("the access log is open again", extra={"path": self._path})
+            log.info("the access log is open again", extra={"path": self._wanted})
 
     def _write(self, data: bytes) -> None:
         if self._torn:

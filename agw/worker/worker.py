@@ -47,9 +47,11 @@ class Worker:
     """Everything one worker process owns."""
 
     def __init__(
-        self, index: int, arena: layout.Arena, snapshot: Snapshot, labels: LabelIndex, listeners: dict[BindKey, int], channel: Channel, parent: int
+        self, index: int, arena: layout.Arena, snapshot: Snapshot, labels: LabelIndex, listeners: dict[BindKey, int], lent: frozenset[BindKey],
+        channel: Channel, parent: int,
     ) -> None:
         self.index = index
+        self.lent = lent
         self.parent = parent
         self.slot = arena.slot(index)
         self.snapshot = snapshot
@@ -153,6 +155,7 @@ class Worker:
             elif message.op == "stop":
                 os._exit(0)
             elif message.op == "reopen" and self.writer is not None:
+                self.context.log.flush()
                 self.writer.reopen()
             elif message.op == "level":
                 logging.getLogger("agw").setLevel(message.text.upper())
@@ -169,8 +172,9 @@ class Worker:
         """The supervisor is gone: stop listening, finish, leave."""
         if not self.draining:
             self.loop.remove_reader(self.channel.fileno())
-            for acceptor in self.acceptors.values():
-                acceptor.shut_door()
+            for key, acceptor in self.acceptors.items():
+                if key not in self.lent:
+                    acceptor.shut_door()
             self.drain(time.monotonic_ns() + self.snapshot.plan.process.drain_ns)
 
     # -------------------------------------------------------------------------------------------- reload
@@ -219,6 +223,7 @@ class Worker:
                 cluster.retire()
         self._keep_fresh()
         if self.writer is not None and snapshot.plan.access_log.path != old.plan.access_log.path:
+            self.context.log.flush()
             self.writer.reopen(snapshot.plan.access_log.path)
         self.slot.set(layout.W_GENERATION, snapshot.generation)
         self._say(Message("applied", generation=snapshot.generation))
@@ -252,6 +257,7 @@ class Worker:
                 self.acceptors[key] = Acceptor(self.context, opened[key], bind)
         for key in [k for k in self.acceptors if k not in snapshot.binds]:
             acceptor = self.acceptors.pop(key)
+            acceptor.set_paused(False)
             acceptor.take_waiting()
             acceptor.stop_accepting()
             acceptor.drain()
@@ -276,12 +282,17 @@ class Worker:
         self.loop.call_later(QUIET_S, self._stop_listening)
 
     def _stop_listening(self) -> None:
-        for acceptor in self.acceptors.values():
+        for key, acceptor in list(self.acceptors.items()):
+            acceptor.set_paused(False)
             acceptor.take_waiting()
-            acceptor.stop_accepting()
             acceptor.drain()
-        self.retired.extend(self.acceptors.values())
-        self.acceptors.clear()
+            if acceptor.paused and time.monotonic_ns() < self.deadline_ns:
+                # Out of descriptors: what drains gives some back.
+                continue
+            acceptor.stop_accepting()
+            self.retired.append(self.acceptors.pop(key))
+        if self.acceptors:
+            self.loop.call_later(QUIET_S, self._stop_listening)
 
     def _drained(self, now: int) -> bool:
         if self.acceptors:
@@ -295,8 +306,11 @@ class Worker:
         return True
 
 
-def main(index: int, arena: layout.Arena, snapshot: Snapshot, labels: LabelIndex, listeners: dict[BindKey, int], channel: Channel, parent: int) -> int:
-    """The worker's life after the fork; returns its exit code."""
+def main(
+    index: int, arena: layout.Arena, snapshot: Snapshot, labels: LabelIndex, listeners: dict[BindKey, int], lent: frozenset[BindKey], channel: Channel,
+    parent: int,
+) -> int:
+    """The worker's life after the fork; returns its exit code. `lent` names the listeners that outlive this instance."""
     process.set_name(b"agw-worker")
     process.set_parent_death_signal(signal.SIGTERM)
     if os.getppid() != parent:
@@ -311,7 +325,7 @@ def main(index: int, arena: layout.Arena, snapshot: Snapshot, labels: LabelIndex
         allowed = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {allowed[index % len(allowed)]})
     try:
-        return Worker(index, arena, snapshot, labels, listeners, channel, parent).run()
+        return Worker(index, arena, snapshot, labels, listeners, lent, channel, parent).run()
     except Exception:
         log.exception("worker failed")
         return 1

@@ -81,6 +81,7 @@ def read_chunked(sock: object, buffer: bytearray, check: Check) -> None:
             while len(buffer) < 2:
                 buffer += sock.recv(2 - len(buffer))  # type: ignore[attr-defined]
             assert buffer == b"\r\n"
+            buffer.clear()
             return
         take = min(left, len(buffer))
         check.take(memoryview(bytes(buffer[:take])))

@@ -13,7 +13,7 @@ HOPS = [b"Keep-Alive", b"Proxy-Connection", b"Proxy-Authorization", b"TE", b"Tra
 OURS = [b"X-Forwarded-For", b"X-Forwarded-Host", b"X-Forwarded-Proto", b"Forwarded"]
 KNOWN = [b"Accept", b"Cookie", b"Date", b"Vary", b"Origin", b"Content-Type", b"Mcp-Session-Id", b"Authorization", b"User-Agent", b"Range", b"If-None-Match"]
 METHODS = [b"GET", b"POST", b"PUT", b"DELETE", b"PATCH", b"OPTIONS", b"HEAD", b"REPORT", b"x"]
-NEVER = {b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"authorization"}
+NEVER = {b"upgrade", b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"authorization"}
 
 
 class Message:
@@ -57,7 +57,7 @@ class Message:
     def field(self) -> tuple[bytes, bytes]:
         r = self.random
         name = r.choice([*HOPS, *OURS, *KNOWN, bytes(r.choices(TOKEN, k=r.randrange(1, 20)))])
-        if name.lower() in NEVER - {b"authorization"}:
+        if name.lower() in NEVER - {b"authorization", b"upgrade"}:
             name = b"X-" + name
         inside = bytes(r.choices([*range(32, 127), *range(128, 256), 9], k=r.randrange(40)))
         return self.case(name), r.choice([b"", b" ", b"\t"]) + inside + r.choice([b"", b" \t"])

@@ -1,0 +1,253 @@
+"""The shared mapping: what one process writes another reads, whole rows only, and the drawing fits the memory."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agw._fast.arena import GAUGE_COUNT, MCP_BYTES, OVERFLOW_ID, SERIES_BYTES, Slot
+from agw._fast.exchange import METHODS, RPC_METHODS
+from agw._fast.forward import REASONS
+from agw.shm import layout
+from agw.shm.layout import Arena
+from agw.shm.reader import DURATION_BOUNDS_S, ArenaReader
+
+FAST = Path(__file__).resolve().parents[3] / "agw" / "_fast"
+
+
+def small_slot(series_cap: int = 64, mcp_cap: int = 16) -> Slot:
+    series = 512 + 8 * GAUGE_COUNT
+    mcp = series + series_cap * SERIES_BYTES
+    return Slot(bytearray(mcp + mcp_cap * MCP_BYTES), 0, 0, 512, series, series_cap, mcp, mcp_cap)
+
+
+def in_child(body: Callable[[], None]) -> int:
+    """Run `body` in a forked process; its pid."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            body()
+        finally:
+            os._exit(0)
+    return pid
+
+
+def enumeration(file: str, prefix: str) -> list[str]:
+    """Members of the cdef enum in `file` that begin with `prefix`, in order."""
+    return re.findall(rf"^    {prefix}(\w+)", (FAST / file).read_text(), re.MULTILINE)
+
+
+# ----------------------------------------------------------------------------------------------------- the drawing
+
+
+def test_the_names_of_the_words_follow_the_enumeration() -> None:
+    words = enumeration("arena.pxd", "G_")
+    assert words.pop() == "COUNT"
+    assert len(words) == len(layout.GAUGES) == GAUGE_COUNT
+    assert [name for word, name in zip(words, layout.GAUGES, strict=True) if word.lower() not in name] == []
+
+
+def test_the_methods_follow_the_enumeration() -> None:
+    assert tuple(enumeration("http1.pxd", "M_")) == METHODS
+
+
+def test_numbers_fit_the_bits_of_a_key() -> None:
+    assert len(METHODS) <= 16
+    assert len(REASONS) <= 64
+    assert len(RPC_METHODS) <= 0x10000
+    assert len(set(RPC_METHODS)) == len(RPC_METHODS)
+
+
+def test_the_parts_of_a_slot_do_not_overlap() -> None:
+    assert 8 * 7 <= layout.PAGE
+    assert 8 * 6 <= layout.GAUGES_AT
+    assert layout.GAUGES_AT + 8 * GAUGE_COUNT <= layout.SLOT_HEAD
+    assert layout.SLOT_HEAD + layout.SERIES_ROWS * SERIES_BYTES + layout.MCP_ROWS * MCP_BYTES == layout.SLOT_BYTES
+    assert SERIES_BYTES % 64 == 0
+    assert layout.PAGE % 64 == layout.SLOT_HEAD % 64 == layout.SLOT_BYTES % 64 == 0
+    for rows in (layout.SERIES_ROWS, layout.MCP_ROWS):
+        assert rows & (rows - 1) == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [(64, 63, 16), (64, 64, 15), (0, 64, 16)],
+    ids=["series-not-a-power", "mcp-not-a-power", "too-small"],
+)
+def test_a_slot_outside_its_memory_is_refused(arguments: tuple[int, int, int]) -> None:
+    room, series_cap, mcp_cap = arguments
+    memory = bytearray(1024 + room * SERIES_BYTES + 16 * MCP_BYTES)
+    with pytest.raises(ValueError):
+        Slot(memory, 0, 0, 512, 1024, series_cap, 1024 + series_cap * SERIES_BYTES, mcp_cap)
+
+
+def test_read_only_memory_is_refused() -> None:
+    with pytest.raises(BufferError):
+        Slot(bytes(1 << 20), 0, 0, 512, 1024, 64, 32768, 16)  # type: ignore[arg-type]
+
+
+def test_words_have_64_bits_and_no_sign() -> None:
+    slot = small_slot()
+    slot.set(0, 2**64 - 1)
+    assert slot.get(0) == 2**64 - 1
+    for wrong in (-1, 2**64):
+        with pytest.raises(OverflowError):
+            slot.set(0, wrong)
+
+
+# --------------------------------------------------------------------------------------------------------- counting
+
+ROWS = st.tuples(
+    st.sampled_from([0, 1, 2, 0xFFFFE]),
+    st.sampled_from([0, 1, 0xFFFE]),
+    st.integers(0, len(METHODS) - 1),
+    st.sampled_from([200, 404, 503, 999]),
+    st.integers(0, len(REASONS) - 1),
+    st.integers(0, 100_000_000_000),
+    st.integers(0, 1 << 40),
+)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@given(st.lists(ROWS, max_size=60))
+def test_rows_add_up_to_what_was_observed(observed: list[tuple[int, int, int, int, int, int, int]]) -> None:
+    slot = small_slot(series_cap=256)
+    expected: dict[tuple[int, ...], list[int]] = {}
+    for *key, took, size in observed:
+        slot.observe_request(*key, took, size)
+        row = expected.setdefault(tuple(key), [0] * 18)
+        bucket = sum(took > bound * 1e9 for bound in DURATION_BOUNDS_S)
+        for at, much in ((0, 1), (1, size), (2, took), (3 + bucket, 1)):
+            row[at] += much
+    found = {row[:5]: [*row[5:8], *row[8]] for row in slot.read_series()}
+    assert found == expected
+
+
+def test_a_duration_on_a_bound_belongs_below_it() -> None:
+    for i, bound in enumerate(DURATION_BOUNDS_S):
+        for took, bucket in ((round(bound * 1e9), i), (round(bound * 1e9) + 1, i + 1)):
+            slot = small_slot()
+            slot.observe_request(0, 0, 1, 200, 0, took, 0)
+            assert slot.read_series()[0][8].index(1) == bucket
+
+
+def test_a_full_table_counts_the_rest_in_one_row() -> None:
+    slot = small_slot(series_cap=64, mcp_cap=16)
+    for _ in range(2):
+        for route in range(500):
+            slot.observe_request(route, 0, 1, 200, 0, 1000, 10)
+            slot.observe_mcp(route, 0, 9)
+    rows = slot.read_series()
+    assert sum(row[5] for row in rows) == 1000
+    assert sum(row[6] for row in rows) == 10_000
+    assert len(rows) == 64
+    rest = [row for row in rows if row[0] == OVERFLOW_ID]
+    assert len(rest) == 1
+    assert rest[0][5] == 2 * (500 - 63)
+    mcp = slot.read_mcp()
+    assert sum(row[3] for row in mcp) == 1000
+    assert [row[3] for row in mcp if row[0] == OVERFLOW_ID] == [2 * (500 - 15)]
+
+
+def test_live_gauges_go_with_the_process_and_totals_stay() -> None:
+    slot = small_slot()
+    slot.set_lag(5)
+    slot.add_dropped(7)
+    slot.reset_live_gauges()
+    gauges = dict(zip(layout.GAUGES, slot.read_gauges(), strict=True))
+    assert gauges["access_log_dropped_total"] == 7
+    assert gauges["loop_lag_ns"] == 0
+
+
+# ---------------------------------------------------------------------------------------------------- over processes
+
+
+def test_what_children_write_the_parent_reads() -> None:
+    arena = Arena(3)
+
+    def work(index: int) -> Callable[[], None]:
+        def body() -> None:
+            slot = arena.slot(index)
+            slot.set(layout.W_PID, os.getpid())
+            slot.set(layout.W_STATE, layout.READY)
+            slot.set(layout.W_HEARTBEAT, time.monotonic_ns())
+            for i in range(3000):
+                slot.observe_request(i % 7, index, 1, 200, 0, i * 1000, 5)
+                slot.observe_mcp(i % 7, index, 10)
+            slot.add_dropped(index)
+
+        return body
+
+    pids = [in_child(work(i)) for i in range(2)]
+    for pid in pids:
+        assert os.waitpid(pid, 0)[1] == 0
+    for index in range(2):
+        rows = list(arena.series(index))
+        assert {row.route_id for row in rows} == set(range(7))
+        assert {(row.backend_id, row.method, row.status, row.reason) for row in rows} == {(index, "GET", 200, "")}
+        assert sum(row.count for row in rows) == 3000
+        assert sum(sum(row.buckets) for row in rows) == 3000
+        assert sum(row.duration_sum_ns for row in rows) == sum(range(3000)) * 1000
+        assert Counter({row.route_id: row.count for row in arena.mcp_series(index)}).total() == 3000
+        assert {(row.method, row.resource_type) for row in arena.mcp_series(index)} == {("tools/call", "tool")}
+        assert arena.gauges(index)["access_log_dropped_total"] == index
+    views = arena.slots()
+    assert [view.pid for view in views] == [*pids, 0]
+    assert [view.state for view in views] == ["ready", "ready", "empty"]
+    assert views[0].heartbeat_age_ns < 60_000_000_000
+    assert list(arena.series(2)) == list(arena.mcp_series(2)) == []
+
+
+def test_a_writer_killed_anywhere_leaves_valid_rows() -> None:
+    arena = Arena(1)
+
+    def write() -> None:
+        slot = arena.slot(0)
+        for i in range(1_000_000_000):
+            slot.observe_request(i % 5000, 0, 1, 200, 0, 1000, 1)
+            slot.set(layout.W_HEARTBEAT, i)
+
+    for _ in range(4):
+        before = arena.slot(0).get(layout.W_HEARTBEAT)
+        pid = in_child(write)
+        deadline = time.monotonic() + 10
+        while arena.slot(0).get(layout.W_HEARTBEAT) in (0, before) and time.monotonic() < deadline:
+            pass
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        rows = list(arena.series(0))
+        assert rows
+        for row in rows:
+            assert (row.backend_id, row.method, row.status) == (0, "GET", 200)
+            # Each death leaves at most one request half counted.
+            assert abs(row.count - sum(row.buckets)) <= 4
+        # The successor goes on in the same rows.
+        total = sum(row.count for row in rows)
+        arena.slot(0).observe_request(0, 0, 1, 200, 0, 1000, 1)
+        assert sum(row.count for row in arena.series(0)) == total + 1
+
+
+def test_the_header_says_what_the_instance_does() -> None:
+    arena = Arena(1)
+    assert (arena.phase, arena.generation, arena.synchronized) == ("starting", 0, True)
+
+    def supervise() -> None:
+        arena.set_phase("running")
+        arena.publish(3, False)
+
+    os.waitpid(in_child(supervise), 0)
+    assert (arena.phase, arena.generation, arena.synchronized) == ("running", 3, False)
+
+
+def test_the_arena_is_what_readers_ask_for() -> None:
+    reader: ArenaReader = Arena(1)
+    assert [view.index for view in reader.slots()] == [0]
