@@ -41,6 +41,9 @@ class HeaderEdits:
     def __init__(self, remove: Iterable[str], set_: Sequence[tuple[str, str]], add: Iterable[tuple[str, str]]) -> None:
         """Errors: ValueError, see header_line."""
 
+    def would_drop(self, name: bytes) -> bool:
+        """Is a field of this name, in any case, left out of the head? For tests; the exchange calls `drops`."""
+
     @property
     def drop(self) -> tuple[bytes, ...]:
         """Lower-case names that are not copied."""
@@ -62,6 +65,10 @@ class Cors:
     ) -> None:
         """`origins`: `*`, `https://host[:port]`, or `https://*.suffix[:port]`, where the wildcard stands for one or more
         labels. With `credentials`, `*` answers with the origin itself. Errors: ValueError, see header_line."""
+
+    def lines_for(self, origin: bytes, preflight: bool) -> bytes:
+        """The header lines for a request with this Origin: of a preflight's answer, or of any other response. For tests;
+        the exchange calls `preflight` and `response_lines`."""
 
 @disjoint_base
 class Choice:

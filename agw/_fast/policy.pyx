@@ -10,6 +10,9 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 
 from agw._fast.http1 cimport is_field_value, is_token
 
+# What a wildcard of an origin may stand for: labels of a host name, nothing that starts another part of a URL.
+cdef bytes HOST_OCTETS = b"abcdefghijklmnopqrstuvwxyz0123456789-_."
+
 
 def header_line(name, value):
     """One wire line; ValueError when it could not be framed."""
@@ -24,6 +27,9 @@ cdef class HeaderEdits:
     def __init__(self, remove, set_, add):
         self.drop = tuple([n.lower().encode("latin-1") for n in remove] + [n.lower().encode("latin-1") for n, _ in set_])
         self.lines = b"".join([header_line(n, v) for n, v in set_] + [header_line(n, v) for n, v in add])
+
+    def would_drop(self, bytes name not None):
+        return bool(self.drops(PyBytes_AS_STRING(name), <uint32_t> PyBytes_GET_SIZE(name)))
 
     cdef bint drops(self, const char* name, uint32_t n) noexcept:
         cdef bytes d
@@ -70,6 +76,9 @@ cdef class Cors:
         self.preflight_lines = b"".join(lines)
         self.expose_line = header_line("access-control-expose-headers", ", ".join(expose)) if expose else b""
 
+    def lines_for(self, bytes origin not None, bint preflight):
+        return self.preflight(origin) if preflight else self.response_lines(origin)
+
     cdef bytes allowed(self, bytes origin):
         # The value for Access-Control-Allow-Origin, or None.
         cdef bytes low = origin.lower()
@@ -81,7 +90,7 @@ cdef class Cors:
         for scheme, suffix in self.patterns:
             if low.startswith(scheme) and low.endswith(suffix) and len(low) > len(scheme) + len(suffix):
                 middle = low[len(scheme):len(low) - len(suffix)]
-                if b"/" not in middle and b":" not in middle:
+                if not middle.translate(None, HOST_OCTETS):
                     return origin
         return None
 

@@ -359,7 +359,6 @@ cdef class Cluster:
 
     cdef int release(self, Upstream up) except -1:
         # The exchange is over and left the connection clean.
-        cdef Client client
         up.owner = None
         up.paused = False
         if up.peer_closed or up.readable or self.retired or (self.lifetime and self.reactor.now - up.created_ns > self.lifetime) \

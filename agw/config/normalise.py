@@ -179,9 +179,9 @@ class _PlanBuilder:
         findings = self.context.findings
         chosen = self.context.choice(match, path, ("exact", "path_prefix", "regex"))
         if chosen == "path_prefix":
-            return "prefix", findings.value((*path, "pathPrefix"), values.url_path, match.path_prefix or "", "/")
+            return "prefix", findings.value((*path, "pathPrefix"), values.match_path, match.path_prefix or "", "/")
         if chosen == "exact":
-            return "exact", findings.value((*path, "exact"), values.url_path, match.exact or "", "/")
+            return "exact", findings.value((*path, "exact"), values.match_path, match.exact or "", "/")
         if chosen == "regex":
             return "regex", findings.value((*path, "regex"), values.regex, match.regex or "", "/")
         return "prefix", "/"

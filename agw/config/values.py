@@ -15,6 +15,8 @@ from _socket import AF_INET, AF_INET6, inet_pton  # the C module: `socket` costs
 from functools import lru_cache
 from typing import NamedTuple
 
+from agw._fast.http1 import normalised_path
+
 NOT_YET = "is known to agw, not implemented yet"
 
 _UNIT_NS = {"ns": 1, "us": 1_000, "µs": 1_000, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
@@ -23,7 +25,7 @@ _DURATION_PART = re.compile(r"([0-9]+)(?:\.([0-9]+))?(ns|us|µs|ms|s|m|h)")
 _MAX_DURATION_NS = 10 * 365 * 86_400 * 10**9
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
-_BAD_PATH = re.compile(r"[\x00-\x20\x7f?#]")
+_BAD_PATH = re.compile(r"[^!-~]|[?#]")
 _ORIGIN = re.compile(r"(https?)://(\*\.)?([^/?#@\s]+)", re.IGNORECASE)
 
 # Agw writes these itself; letting a policy write them would let two parsers disagree about where a message ends.
@@ -123,12 +125,20 @@ def token_or_star(text: str) -> str:
 
 
 def url_path(text: str) -> str:
-    """An absolute path without query, fragment, blanks or control characters."""
+    """An absolute path in visible ASCII, without query and fragment: it goes into a request line or a Location as it is."""
     if not text.startswith("/"):
         raise ValueError(f"{quoted(text)} must start with /")
     if _BAD_PATH.search(text):
-        raise ValueError(f"{quoted(text)} holds ?, #, a blank or a control character; percent-encode it or remove it")
+        raise ValueError(f"{quoted(text)} holds ?, #, a blank, a control character or one outside ASCII; percent-encode it or remove it")
     return text
+
+
+def match_path(text: str) -> str:
+    """A path to match, in the form that requests have when they are matched."""
+    form = normalised_path(url_path(text).encode())
+    if form is None:
+        raise ValueError(f"{quoted(text)} matches nothing: a request with \\, %2f, %5c, %00 to %1f, %7f, a broken escape or .. above the root is refused")
+    return form.decode()
 
 
 @lru_cache(maxsize=4096)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import stat
 import time
 from typing import Any
 
@@ -188,19 +189,31 @@ def address_text(name: tuple[Any, ...]) -> str:
     return f"[{host}]:{name[1]}" if ":" in host else f"{host}:{name[1]}"
 
 
-def bind_plain(address: str) -> socket.socket | None:
+def bind_plain(address: str, wait_s: float = FREE_WAIT_S) -> socket.socket | None:
     """A listening socket for the admin, stats or readiness listener: `host:port`, `unix:/path` or `off` (None).
 
-    Errors: SocketError.
+    Waits for the helper of a killed predecessor to let go, at most `wait_s` seconds. Errors: SocketError.
     """
     if address in ("", "off"):
         return None
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            return _bind_plain(address)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
+                raise explain(error, address) from None
+        time.sleep(0.02)
+
+
+def _bind_plain(address: str) -> socket.socket:
+    sock: socket.socket | None = None
     try:
         if address.startswith("unix:"):
             path = address[5:]
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-            if not path.startswith("@") and os.path.exists(path):
-                os.unlink(path)
+            if not path.startswith("@"):
+                remove_dead_socket(path)
             sock.bind("\0" + path[1:] if path.startswith("@") else path)
         else:
             host, _, port = address.rpartition(":")
@@ -210,5 +223,21 @@ def bind_plain(address: str) -> socket.socket | None:
         sock.listen(128)
         sock.setblocking(False)
         return sock
-    except OSError as error:
-        raise explain(error, address) from None
+    except OSError:
+        if sock is not None:
+            sock.close()
+        raise
+
+
+def remove_dead_socket(path: str) -> None:
+    """Remove the socket that a process left behind; what is alive, or no socket at all, stays and makes bind() fail."""
+    if not os.path.exists(path) or not stat.S_ISSOCK(os.stat(path).st_mode):
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+        except BlockingIOError:
+            return      # alive, and its queue is full

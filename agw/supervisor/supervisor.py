@@ -93,6 +93,8 @@ class Supervisor:
         signal.set_wakeup_fd(self._wake_w, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD):
             signal.signal(number, nothing)
+        # Other proxies upgrade by it; without a meaning here it must not end the instance either.
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
         gc.collect()
         gc.freeze()
         self._spawn_helper()
@@ -244,6 +246,7 @@ class Supervisor:
         """After the fork: let go of everything that belongs to the supervisor or to siblings."""
         os.close(self._wake_r)
         os.close(self._wake_w)
+        self._notifier.close()
         for child in (*self._workers, self._helper):
             if child is not me and child.channel is not None:
                 child.channel.close()

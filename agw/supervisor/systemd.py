@@ -36,6 +36,12 @@ class Notifier:
             except OSError:
                 pass
 
+    def close(self) -> None:
+        """Say nothing more; in children, which have nothing to say."""
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None
+
     def ready(self, status: str) -> None:
         """Start-up or reload is complete."""
         self.send(f"READY=1\nSTATUS={status}\nMAINPID={os.getpid()}")

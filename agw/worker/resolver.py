@@ -97,7 +97,8 @@ class Resolver:
     async def _lookup(self, host: str, port: int) -> list[Endpoint] | None:
         try:
             infos = await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
+            # UnicodeError: no name that DNS could hold.
             log.warning("name look-up failed", extra={"host": host, "cause": str(error)})
             return None
         found: list[Endpoint] = []

@@ -286,7 +286,7 @@ class Worker:
             acceptor.set_paused(False)
             acceptor.take_waiting()
             acceptor.drain()
-            if acceptor.paused and time.monotonic_ns() < self.deadline_ns:
+            if acceptor.paused and acceptor.connection_count() and time.monotonic_ns() < self.deadline_ns:
                 # Out of descriptors: what drains gives some back.
                 continue
             acceptor.stop_accepting()

@@ -50,8 +50,10 @@ class Answer:
 class Client:
     """One connection to the gateway."""
 
-    def __init__(self, port: int, *, rcvbuf: int | None = None, host: str = "127.0.0.1") -> None:
-        self.sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    def __init__(self, port: int, *, rcvbuf: int | None = None, host: str = "127.0.0.1", source: str | None = None) -> None:
+        self.sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+        if source is not None:
+            self.sock.bind((source, 0))
         if rcvbuf is not None:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
         self.sock.settimeout(PATIENCE)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.kits.gateway import Gateway, wait_until
+from tests.kits.gateway import Gateway, alive, wait_until
 from tests.peers.client import Client
 from tests.peers.upstream import Upstream
 
@@ -82,12 +82,18 @@ def on_unix(session_upstreams: dict[str, Upstream]) -> Iterator[Upstream]:
     up.check()
 
 
+_workers: dict[int, list[int]] = {}
+
+
 @contextmanager
 def unharmed(gateway: Gateway) -> Iterator[Gateway]:
     """Yields the gateway; afterwards it must have the same workers and no exception in its log."""
-    before = gateway.named("agw-worker")
+    if gateway.pid not in _workers:
+        _workers[gateway.pid] = gateway.named("agw-worker")
     yield gateway
-    assert gateway.named("agw-worker") == before, f"a worker died:\n{gateway.stderr()[-4000:]}"
+    if not all(alive(pid) for pid in _workers[gateway.pid]):
+        del _workers[gateway.pid]
+        raise AssertionError(f"a worker died:\n{gateway.stderr()[-4000:]}")
     gateway.assert_clean_log()
 
 

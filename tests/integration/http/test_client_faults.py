@@ -42,7 +42,9 @@ def trickle(client: Client, octets: bytes, pause: float) -> float:
 
 
 @pytest.mark.parametrize(
-    "octets", [b"GET /" + b"a" * 200, b"GET / HTTP/1.1\r\nHost: h\r\n" + b"X: y\r\n" * 50, b"\r\n\r\nGET / HTTP/1.1\r\n" + b"X: y\r\n" * 50], ids=["line", "fields", "blank lines"]
+    "octets",
+    [b"GET /" + b"a" * 200, b"GET / HTTP/1.1\r\nHost: h\r\n" + b"X: y\r\n" * 50, b"\r\n\r\nGET / HTTP/1.1\r\n" + b"X: y\r\n" * 50],
+    ids=["line", "fields", "blank lines"],
 )
 def test_slowloris_is_408(tight: Gateway, dial: Dial, upstream: Upstream, octets: bytes) -> None:
     upstream.play(Peer.serve)
@@ -84,7 +86,11 @@ def test_idle_connection_is_cut(tight: Gateway, dial: Dial, upstream: Upstream) 
 
 def test_stopped_body_is_408(tight: Gateway, dial: Dial, upstream: Upstream) -> None:
     upstream.play(lambda peer: peer.request())
-    for path, framing, part in (("/", b"Content-Length: 10", b"12345"), ("/", b"Transfer-Encoding: chunked", b"5\r\n123"), ("/mcp", b"Content-Length: 50", b'{"jso')):
+    for path, framing, part in (
+        ("/", b"Content-Length: 10", b"12345"),
+        ("/", b"Transfer-Encoding: chunked", b"5\r\n123"),
+        ("/mcp", b"Content-Length: 50", b'{"jso'),
+    ):
         client = dial(tight)
         client.send(b"POST " + path.encode() + b" HTTP/1.1\r\nHost: h\r\n" + framing + b"\r\n\r\n" + part)
         began = time.monotonic()
@@ -98,7 +104,7 @@ def test_stopped_body_is_408(tight: Gateway, dial: Dial, upstream: Upstream) -> 
 
 
 def test_slow_but_steady_body_passes(tight: Gateway, dial: Dial, upstream: Upstream) -> None:
-    """Twice the progress timeout in total, never a pause that long."""
+    """More than the progress timeout in total, never a pause that long."""
     upstream.play(Peer.serve)
     pause = threading.Event()
     for path, body in (("/", b"0123456789"), ("/mcp", b'{"id":1,"jsonrpc":"2.0","method":"ping"}'[:-10] + b'":"ping  "}')):
@@ -110,7 +116,7 @@ def test_slow_but_steady_body_passes(tight: Gateway, dial: Dial, upstream: Upstr
         client.send(message[:cut])
         step = max(1, len(body) // 9)
         for i in range(cut, len(message), step):
-            pause.wait(0.2)
+            pause.wait(0.12)
             client.send(message[i : i + step])
         assert client.answer().status == 200
         assert upstream.requests[-1].body == body
@@ -269,7 +275,7 @@ def test_client_that_leaves_inside_its_body(gateway: Gateway, dial: Dial, upstre
     done = threading.Event()
 
     def script(peer: Peer) -> None:
-        peer.head()
+        peer.owner.keep(peer.head())
         got.append(peer.until_eof(4))
         done.set()
 
@@ -279,7 +285,7 @@ def test_client_that_leaves_inside_its_body(gateway: Gateway, dial: Dial, upstre
             done.clear()
             client = dial(gateway)
             client.send(b"POST / HTTP/1.1\r\nHost: h\r\n" + framing + b"\r\n\r\n" + part)
-            upstream.wait_peers(1)
+            upstream.wait_requests(1)
             getattr(client, how)()
             assert done.wait(2.5)
             assert not got[-1].endswith(b"0\r\n\r\n"), "the aborted body was ended cleanly"
@@ -311,7 +317,11 @@ def test_half_closed_client_is_answered(gateway: Gateway, dial: Dial, upstream: 
             peer.answer(request, b"y" * 100_000)
 
     upstream.play(script)
-    for message in (b"GET / HTTP/1.1\r\nHost: h\r\n\r\n", Client.message(b"POST", "/", b"abc"), Client.message(b"POST", "/mcp", b'{"jsonrpc":"2.0","method":"a"}')):
+    for message in (
+        b"GET / HTTP/1.1\r\nHost: h\r\n\r\n",
+        Client.message(b"POST", "/", b"abc"),
+        Client.message(b"POST", "/mcp", b'{"jsonrpc":"2.0","method":"a"}'),
+    ):
         client = dial(gateway)
         client.send(message)
         client.half_close()
@@ -350,7 +360,7 @@ SMUGGLING = {
     "length 0x": b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 0x3\r\n\r\nabc",
     "length empty": b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: \r\n\r\n",
     "length huge": b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 99999999999999999999\r\n\r\n",
-    "length and chunked": b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /evil HTTP/1.1\r\nHost: h\r\n\r\n",
+    "length and chunked": b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "chunked and length": b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n",
     "two codings": b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "coding list": b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: identity, chunked\r\n\r\n0\r\n\r\n",
@@ -386,7 +396,9 @@ SMUGGLING = {
 
 @pytest.mark.parametrize("shape", SMUGGLING)
 @pytest.mark.parametrize("split", [False, True], ids=["whole", "split"])
-def test_smuggling_shapes_are_refused_and_nothing_is_forwarded(client: Client, upstream: Upstream, gateway: Gateway, dial: Dial, shape: str, split: bool) -> None:
+def test_smuggling_shapes_are_refused_and_nothing_is_forwarded(
+    client: Client, upstream: Upstream, gateway: Gateway, dial: Dial, shape: str, split: bool
+) -> None:
     upstream.play(Peer.serve)
     octets = SMUGGLING[shape] + b"GET /evil HTTP/1.1\r\nHost: h\r\n\r\n"
     if split:
@@ -416,7 +428,17 @@ def test_good_request_before_garbage_is_answered_first(client: Client, upstream:
 
 
 def test_bad_chunking_is_400(client: Client, upstream: Upstream) -> None:
-    for rest in (b"xyz\r\n", b"-1\r\n", b"5 \r\n", b"5\n12345\n", b"5\r\n123456\r\n", b"00000000000000005\r\n", b"1;" + b"e" * 10_000, b"0\r\nbad trailer\r\n\r\n", b"0\r\n" + b"T: 1\r\n" * 5000):
+    for rest in (
+        b"xyz\r\n",
+        b"-1\r\n",
+        b"5 \r\n",
+        b"5\n12345\n",
+        b"5\r\n123456\r\n",
+        b"00000000000000005\r\n",
+        b"1;" + b"e" * 10_000,
+        b"0\r\nbad trailer\r\n\r\n",
+        b"0\r\n" + b"T: 1\r\n" * 5000,
+    ):
         upstream.play(lambda peer: peer.request())
         one = Client(client.sock.getpeername()[1])
         one.send(b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")

@@ -6,11 +6,12 @@ import base64
 import hashlib
 import os
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.http.conftest import Dial, configuration, host_route
+from tests.integration.http.conftest import Dial, configuration, host_route, settled
 from tests.kits.gateway import Gateway
 from tests.peers.client import Client
 from tests.peers.upstream import Peer, Upstream
@@ -160,11 +161,16 @@ def test_forwarded_append(variants: dict[str, Gateway], dial: Dial, upstream: Up
 def test_forwarded_off(variants: dict[str, Gateway], dial: Dial, upstream: Upstream) -> None:
     upstream.play(Peer.serve)
     dial(variants["off"]).get("/", b"X-Forwarded-For: 1.1.1.1", b"X-Forwarded-Host: h", b"Forwarded: for=x")
-    assert upstream.requests[0].fields == [(b"Host", upstream.authority), (b"X-Forwarded-For", b"1.1.1.1"), (b"X-Forwarded-Host", b"h"), (b"Forwarded", b"for=x")]
+    assert upstream.requests[0].fields == [
+        (b"Host", upstream.authority),
+        (b"X-Forwarded-For", b"1.1.1.1"),
+        (b"X-Forwarded-Host", b"h"),
+        (b"Forwarded", b"for=x"),
+    ]
 
 
 def test_lower_case_names(variants: dict[str, Gateway], dial: Dial, upstream: Upstream) -> None:
-    upstream.play(lambda peer: peer.answer(peer.request(), b"x", head=b"X-Up-Case: Value\r\nETag: \"A\"\r\n"))
+    upstream.play(lambda peer: peer.answer(peer.request(), b"x", head=b'X-Up-Case: Value\r\nETag: "A"\r\n'))
     answer = dial(variants["append"]).get("/", b"X-Some-Name: Some Value", b"ACCEPT: Text")
     fields = dict(upstream.requests[0].fields)
     assert fields[b"x-some-name"] == b"Some Value"
@@ -180,12 +186,14 @@ def test_response_head_is_rebuilt_field_by_field(client: Client, upstream: Upstr
     upstream.play(
         raw(
             b"HTTP/1.1 299 Very  fine \xe9\r\nServer: s\r\nX-odd-CASE:   v\t \r\nSet-Cookie: a=1\r\nX-Empty:\r\nConnection: x-hop, keep-alive\r\n"
-            b"X-Hop: 1\r\nKeep-Alive: timeout=5\r\nProxy-Connection: x\r\nUpgrade: foo\r\nTrailer: X-T\r\nset-cookie: b=\xff\r\nDate: never\r\nContent-Length: 2\r\n\r\nhi"
+            b"X-Hop: 1\r\nKeep-Alive: timeout=5\r\nProxy-Connection: x\r\nUpgrade: foo\r\nTrailer: X-T\r\n"
+            b"set-cookie: b=\xff\r\nDate: never\r\nContent-Length: 2\r\n\r\nhi"
         )
     )
     answer = client.get("/")
     assert answer.head == (
-        b"HTTP/1.1 299 Very  fine \xe9\r\nServer: s\r\nX-odd-CASE: v\r\nSet-Cookie: a=1\r\nX-Empty: \r\nset-cookie: b=\xff\r\nDate: never\r\nContent-Length: 2\r\n\r\n"
+        b"HTTP/1.1 299 Very  fine \xe9\r\nServer: s\r\nX-odd-CASE: v\r\nSet-Cookie: a=1\r\nX-Empty: \r\n"
+        b"set-cookie: b=\xff\r\nDate: never\r\nContent-Length: 2\r\n\r\n"
     )
     assert answer.body == b"hi"
     assert client.get("/").status == 299
@@ -299,7 +307,9 @@ def test_upstream_says_close(client: Client, upstream: Upstream) -> None:
 
 
 def test_chunked_response_drops_extensions_and_trailers(client: Client, upstream: Upstream) -> None:
-    upstream.play(raw(b"HTTP/1.1 200 OK\r\nTrailer: X-T\r\nTransfer-Encoding: chunked\r\n\r\n3;a=b\r\nabc\r\n002\r\nde\r\n0;last\r\nX-T: 1\r\nHost: evil\r\n\r\n"))
+    upstream.play(
+        raw(b"HTTP/1.1 200 OK\r\nTrailer: X-T\r\nTransfer-Encoding: chunked\r\n\r\n3;a=b\r\nabc\r\n002\r\nde\r\n0;last\r\nX-T: 1\r\nHost: evil\r\n\r\n")
+    )
     for _ in range(2):
         answer = client.get("/")
         assert answer.body == b"abcde"
@@ -356,7 +366,7 @@ def test_body_of_every_size_and_split(client: Client, upstream: Upstream) -> Non
         assert client.ask(chunked + b"0\r\n\r\n").body == body
     for i in range(1, 40):
         message = client.message(b"POST", "/", b"0123456789")
-        client.send_pieces(message[: -i], message[-i:], pause=0.001)
+        client.send_pieces(message[:-i], message[-i:], pause=0.001)
         assert client.answer().body == b"0123456789"
 
 
@@ -398,9 +408,7 @@ def test_pipelined_requests_are_answered_in_order(client: Client, upstream: Upst
             peer.answer(request, request.target + b" " + request.body)
 
     upstream.play(script)
-    client.send(
-        b"".join(b"GET /%d HTTP/1.1\r\nHost: h\r\n\r\n" % i if i % 3 else client.message(b"POST", b"/%d" % i, b"b%d" % i) for i in range(10))
-    )
+    client.send(b"".join(b"GET /%d HTTP/1.1\r\nHost: h\r\n\r\n" % i if i % 3 else client.message(b"POST", b"/%d" % i, b"b%d" % i) for i in range(10)))
     for i in range(10):
         assert client.answer().body == (b"/%d " % i if i % 3 else b"/%d b%d" % (i, i))
     assert [r.target for r in upstream.requests] == [b"/%d" % i for i in range(10)]
@@ -457,6 +465,16 @@ def test_expect_continue_with_the_body_at_hand_needs_no_100(client: Client, upst
     upstream.play(Peer.serve)
     client.send(b"POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nabc")
     assert client.answer().body == b"ok"
+
+
+def test_expect_continue_with_a_refusal_ends_the_connection(client: Client, upstream: Upstream) -> None:
+    """Whether the body still comes is unknown, so what follows cannot be framed."""
+    upstream.play(Peer.serve)
+    client.send(b"POST /a%2fb HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 30\r\n\r\n")
+    answer = client.answer()
+    assert answer.status == 400
+    assert answer.closes
+    assert client.closed()
 
 
 def test_unknown_expectation_is_417(client: Client, upstream: Upstream) -> None:
@@ -694,6 +712,77 @@ def test_h2c_is_never_forwarded(client: Client, upstream: Upstream, protocol: by
     request = upstream.requests[0]
     assert all(b"h2c" not in v.lower() for v in request.get(b"upgrade"))
     assert request.get(b"http2-settings") == []
+
+
+@pytest.mark.parametrize("order", [(b"h2c", b"websocket"), (b"websocket", b"h2c")])
+def test_h2c_in_a_second_field_is_never_forwarded(client: Client, upstream: Upstream, order: tuple[bytes, bytes]) -> None:
+    upstream.play(Peer.serve)
+    client.get("/", b"Upgrade: " + order[0], b"Connection: Upgrade", b"Upgrade: " + order[1])
+    assert all(b"h2c" not in v.lower() for v in upstream.requests[0].get(b"upgrade"))
+
+
+def tunnelling(peer: Peer) -> None:
+    """Opens a tunnel, then waits for its end."""
+    peer.request()
+    peer.send(b"HTTP/1.1 101 S\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+    peer.until_eof()
+
+
+def test_reset_of_a_tunnel_is_passed_on(client: Client, upstream: Upstream) -> None:
+    upstream.play(tunnelling)
+    client.send(upgrade(websocket_key()[0]))
+    client.head()
+    client.reset()
+    assert upstream.peers[0].closed.wait(2)
+
+
+def test_upstream_reset_ends_a_tunnel(client: Client, upstream: Upstream) -> None:
+    begun = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(b"HTTP/1.1 101 S\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+        assert begun.wait(5)
+        peer.reset()
+
+    upstream.play(script)
+    client.send(upgrade(websocket_key()[0]))
+    client.head()
+    begun.set()
+    assert client.closed(2)
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["silent", "half-closed"])
+def test_idle_tunnel_ends_after_its_limit(tight: Gateway, dial: Dial, upstream: Upstream, half: bool) -> None:
+    def script(peer: Peer) -> None:
+        tunnelling(peer)
+        over.wait(8)
+
+    over = threading.Event()
+    upstream.play(script)
+    client = dial(tight)
+    client.send(upgrade(websocket_key()[0]))
+    client.head()
+    if half:
+        client.half_close()
+    began = time.monotonic()
+    assert client.until_eof(5) == b""
+    assert 1.2 < time.monotonic() - began < 4
+    over.set()
+    settled(tight)
+
+
+def test_busy_tunnel_is_not_idle(tight: Gateway, dial: Dial, upstream: Upstream) -> None:
+    """One direction is enough to keep it."""
+    upstream.play(tunnelling)
+    client = dial(tight)
+    client.send(upgrade(websocket_key()[0]))
+    client.head()
+    pause = threading.Event()
+    for _ in range(12):
+        client.send(b"ping")
+        pause.wait(0.2)
+    assert client.silent_for(0.05)
 
 
 def test_upgrade_with_a_body_is_no_upgrade(client: Client, upstream: Upstream) -> None:

@@ -30,20 +30,26 @@ def policies_routes(a: str, b: str, unix: str) -> list[dict[str, Any]]:
         return host_route(where, f"/rw-{name}", policies={"urlRewrite": rewrite})
 
     def moved(name: str, **redirect: Any) -> dict[str, Any]:
-        made = host_route(a, f"/mv-{name}", policies={"requestRedirect": redirect})
-        return made
+        return host_route(a, f"/mv-{name}", policies={"requestRedirect": redirect})
 
-    cors = {"allowOrigins": ["https://app.example.com", "https://*.wild.example"], "allowMethods": ["GET", "PUT"],
-            "allowHeaders": ["x-token"], "exposeHeaders": ["x-seen"], "allowCredentials": True, "maxAge": "10m"}
+    cors = {
+        "allowOrigins": ["https://app.example.com", "https://*.wild.example"],
+        "allowMethods": ["GET", "PUT"],
+        "allowHeaders": ["x-token"],
+        "exposeHeaders": ["x-seen"],
+        "allowCredentials": True,
+        "maxAge": "10m",
+    }
     return [
-        route("/req", requestHeaderModifier={
-            "set": {"x-set": "new", "user-agent": "agw"}, "add": {"x-add": "more"}, "remove": ["x-gone", "Cookie"]}),
+        route("/req", requestHeaderModifier={"set": {"x-set": "new", "user-agent": "agw"}, "add": {"x-add": "more"}, "remove": ["x-gone", "Cookie"]}),
         route("/req-xff", requestHeaderModifier={"set": {"x-forwarded-proto": "https"}, "remove": ["x-forwarded-host"]}),
-        route("/res", responseHeaderModifier={
-            "set": {"server": "agw", "x-set": "new"}, "add": {"set-cookie": "b=2"}, "remove": ["X-Powered-By"]}),
-        route("/both", [{"host": a, "policies": {
-            "requestHeaderModifier": {"set": {"x-level": "backend"}}, "responseHeaderModifier": {"set": {"x-level": "backend"}}}}],
-            requestHeaderModifier={"set": {"x-level": "route", "x-route": "1"}}, responseHeaderModifier={"set": {"x-level": "route", "x-route": "1"}}),
+        route("/res", responseHeaderModifier={"set": {"server": "agw", "x-set": "new"}, "add": {"set-cookie": "b=2"}, "remove": ["X-Powered-By"]}),
+        route(
+            "/both",
+            [{"host": a, "policies": {"requestHeaderModifier": {"set": {"x-level": "backend"}}, "responseHeaderModifier": {"set": {"x-level": "backend"}}}}],
+            requestHeaderModifier={"set": {"x-level": "route", "x-route": "1"}},
+            responseHeaderModifier={"set": {"x-level": "route", "x-route": "1"}},
+        ),
         rewritten("full", authority={"full": "other.example:81"}, path={"full": "/fixed"}),
         rewritten("prefix", path={"prefix": "/new/base"}),
         rewritten("root", path={"prefix": "/"}),
@@ -78,7 +84,15 @@ def policies_routes(a: str, b: str, unix: str) -> list[dict[str, Any]]:
         match("m-regex", b, {"path": {"pathPrefix": "/match"}, "headers": [{"name": "x-version", "value": {"regex": "v[0-9]+"}}]}),
         match("m-query", b, {"path": {"pathPrefix": "/match"}, "query": [{"name": "canary", "value": {"regex": "1|true"}}]}),
         match("m-method", b, {"path": {"pathPrefix": "/match"}, "method": "PURGE"}),
-        match("m-and", b, {"path": {"pathPrefix": "/match-and"}, "method": "POST", "headers": [{"name": "a", "value": {"exact": "1"}}, {"name": "b", "value": {"exact": "2"}}]}),
+        match(
+            "m-and",
+            b,
+            {
+                "path": {"pathPrefix": "/match-and"},
+                "method": "POST",
+                "headers": [{"name": "a", "value": {"exact": "1"}}, {"name": "b", "value": {"exact": "2"}}],
+            },
+        ),
         match("m-rest", a, {"path": {"pathPrefix": "/match"}}),
         match("m-exact", b, {"path": {"exact": "/path/exact"}}),
         match("m-path-regex", b, {"path": {"regex": "/path/[0-9]+"}}),
@@ -271,8 +285,18 @@ def test_cors_preflight(client: Client, upstream: Upstream, origin: bytes) -> No
 
 @pytest.mark.parametrize(
     "origin",
-    [b"https://evil.example", b"http://app.example.com", b"https://app.example.com:8443", b"https://app.example.com.evil", b"null", b"https://wild.example",
-     b"https://evilwild.example", b"https://a.wild.example:81", b"https://x/.wild.example", b""],
+    [
+        b"https://evil.example",
+        b"http://app.example.com",
+        b"https://app.example.com:8443",
+        b"https://app.example.com.evil",
+        b"null",
+        b"https://wild.example",
+        b"https://evilwild.example",
+        b"https://a.wild.example:81",
+        b"https://x/.wild.example",
+        b"",
+    ],
 )
 def test_cors_refused_origin_gets_no_headers(client: Client, upstream: Upstream, origin: bytes) -> None:
     upstream.play(Peer.serve)

@@ -6,19 +6,21 @@ afterwards nothing is left over.
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.http.conftest import settled
+from tests.integration.http.conftest import configuration, host_route, settled, unharmed
 from tests.kits.gateway import Gateway, open_fds, wait_until
 from tests.peers.client import Client, Truncated
 from tests.peers.upstream import Peer, Upstream
 
-SECONDS = 5.0
+SECONDS = float(os.environ.get("AGW_TEST_SECONDS", "4"))
 
 
 class Storm:
@@ -145,8 +147,24 @@ class Storm:
                         break
 
 
-@pytest.mark.parametrize("seed", [1])
-def test_mixup_storm(gateway: Gateway, upstream: Upstream, seed: int) -> None:
+@pytest.fixture(scope="module")
+def module_few(session_upstreams: dict[str, Upstream]) -> Iterator[Gateway]:
+    backend = {"maxConnections": 3, "maxPending": 6, "pendingTimeout": "500ms"}
+    with Gateway(configuration([host_route(session_upstreams["a"].host)], backend=backend), workers=1) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def few(module_few: Gateway) -> Iterator[Gateway]:
+    """Three connections to the upstream, so that most requests wait for one."""
+    with unharmed(module_few):
+        yield module_few
+
+
+@pytest.mark.parametrize("kind", ["gateway", "few"])
+def test_mixup_storm(request: pytest.FixtureRequest, upstream: Upstream, kind: str) -> None:
+    gateway: Gateway = request.getfixturevalue(kind)
+    seed = int(os.environ.get("AGW_TEST_SEED", "1"))
     (pid,) = gateway.pids()
     storm = Storm(gateway.port, seed)
     upstream.play(storm.script)

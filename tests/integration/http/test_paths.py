@@ -75,7 +75,9 @@ def test_ambiguous_path_is_refused(client: Client, upstream: Upstream, target: b
     assert client.get("/").status == 200
 
 
-@pytest.mark.parametrize("target", [b"/a b", b"a", b"", b"*", b"/a#b", b"/\xe9", b"/\x7f", b"/\x00", b"ftp://h/", b"http://", b"http://u@h/", b"http://h:x/", b"//", b"?x"])
+@pytest.mark.parametrize(
+    "target", [b"/a b", b"a", b"", b"*", b"/a#b", b"/\xe9", b"/\x7f", b"/\x00", b"ftp://h/", b"http://", b"http://u@h/", b"http://h:x/", b"//", b"?x"]
+)
 def test_invalid_targets_are_refused_and_the_connection_ends(client: Client, upstream: Upstream, target: bytes) -> None:
     upstream.play(Peer.serve)
     if target == b"//":
@@ -97,7 +99,16 @@ def guarded(session_upstreams: dict[str, Upstream]) -> Iterator[Gateway]:
 
 @pytest.mark.parametrize(
     "sent",
-    [b"/open/secret", b"/open//secret", b"/open/./secret", b"/open/x/../secret", b"//open/secret/", b"/open/%73ecret", b"/x/..//open/%2e/secret", b"/open/secret?/../x"],
+    [
+        b"/open/secret",
+        b"/open//secret",
+        b"/open/./secret",
+        b"/open/x/../secret",
+        b"//open/secret/",
+        b"/open/%73ecret",
+        b"/x/..//open/%2e/secret",
+        b"/open/secret?/../x",
+    ],
 )
 def test_every_spelling_takes_the_same_route(guarded: Gateway, dial: Dial, upstream: Upstream, second: Upstream, sent: bytes) -> None:
     upstream.play(Peer.serve)
@@ -107,7 +118,9 @@ def test_every_spelling_takes_the_same_route(guarded: Gateway, dial: Dial, upstr
     assert second.requests[0].target.split(b"?")[0].rstrip(b"/") == b"/open/secret"
 
 
-@pytest.mark.parametrize(("sent", "status"), [(b"/open", 200), (b"/open/", 200), (b"/openly", 404), (b"/OPEN", 404), (b"/", 404), (b"/open/../closed", 404), (b"/open/secrets", 200)])
+@pytest.mark.parametrize(
+    ("sent", "status"), [(b"/open", 200), (b"/open/", 200), (b"/openly", 404), (b"/OPEN", 404), (b"/", 404), (b"/open/../closed", 404), (b"/open/secrets", 200)]
+)
 def test_prefixes_end_at_segments(guarded: Gateway, dial: Dial, upstream: Upstream, second: Upstream, sent: bytes, status: int) -> None:
     upstream.play(Peer.serve)
     second.play(Peer.serve)

@@ -39,7 +39,11 @@ class Message:
         self.expected_host = authority
         host_at = r.randrange(len(self.fields) + 1)
         self.fields.insert(host_at, (self.case(b"Host"), self.host))
-        extra = {"none": [], "length": [(self.case(b"Content-Length"), b"%d" % len(self.body))], "chunked": [(self.case(b"Transfer-Encoding"), self.case(b"chunked"))]}
+        extra = {
+            "none": [],
+            "length": [(self.case(b"Content-Length"), b"%d" % len(self.body))],
+            "chunked": [(self.case(b"Transfer-Encoding"), self.case(b"chunked"))],
+        }
         for item in extra[self.framing]:
             self.fields.insert(r.randrange(len(self.fields) + 1), item)
 

@@ -441,7 +441,9 @@ def test_unsolicited_octets_in_the_same_batch_as_the_next_request(client: Client
 
 @pytest.mark.parametrize("method", [b"GET", b"POST"])
 @pytest.mark.parametrize("end", [Peer.half_close, Peer.reset])
-def test_pooled_connection_that_ended_in_the_same_batch(client: Client, upstream: Upstream, gateway: Gateway, method: bytes, end: Callable[[Peer], None]) -> None:
+def test_pooled_connection_that_ended_in_the_same_batch(
+    client: Client, upstream: Upstream, gateway: Gateway, method: bytes, end: Callable[[Peer], None]
+) -> None:
     go, ended = threading.Event(), threading.Event()
 
     def script(peer: Peer) -> None:
@@ -745,6 +747,21 @@ def test_the_only_place_is_free_again_after_the_client_left(narrow: Gateway, dia
     leaving.close()
     client = dial(narrow)
     wait_until(lambda: client.get("/").status == 200, 3, "a free connection")
+
+
+def test_retry_when_the_only_place_was_stale(narrow: Gateway, dial: Dial, upstream: Upstream) -> None:
+    def script(peer: Peer) -> None:
+        if peer.index == 0:
+            peer.answer(peer.request(), b"first")
+            peer.request()
+        else:
+            peer.serve(b"fine")
+
+    upstream.play(script)
+    client = dial(narrow)
+    assert client.get("/").body == b"first"
+    assert client.get("/again").body == b"fine"
+    assert len(upstream.peers) == 2
 
 
 def test_nothing_is_left_behind(gateway: Gateway, tight: Gateway, narrow: Gateway) -> None:

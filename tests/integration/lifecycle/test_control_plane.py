@@ -131,6 +131,17 @@ def test_quitquitquit_drains(start: Start, backend: Backend) -> None:
     gateway.assert_gone()
 
 
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGPIPE, signal.SIGWINCH, signal.SIGUSR1])
+def test_signals_without_a_meaning_change_nothing(start: Start, number: int) -> None:
+    gateway = start(proxy_config(), workers=1)
+    before = gateway.group()
+    for pid in before:
+        os.kill(pid, number)
+    gateway.reload()  # signals are handled in order of arrival or earlier; afterwards all is as it was
+    assert gateway.group() == before
+    assert gateway.get().status == 200
+
+
 def test_the_log_is_json_lines_only(start: Start) -> None:
     gateway = start(proxy_config(routes=[direct_route("one")]))
     gateway.reload(proxy_config(routes=[direct_route("two")]))

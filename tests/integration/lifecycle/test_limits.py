@@ -68,7 +68,7 @@ def test_somebody_is_told_when_descriptors_run_out(start: Start, backend: Backen
 @pytest.mark.parametrize("how", ["drain", "listener removed"])
 def test_an_end_comes_while_accepting_is_paused(start: Start, backend: Backend, how: str) -> None:
     """Taking what is queued must end, although nothing can be taken."""
-    config = proxy_config(backend.port)
+    config = proxy_config(backend.port, config={"connectionTerminationDeadline": "3s"})
     config["gateways"]["other"] = {"port": free_port(), "address": "127.0.0.1"}
     gateway = start(config, workers=1)
     port, (pid,) = gateway.port, gateway.pids()

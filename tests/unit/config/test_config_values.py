@@ -101,6 +101,8 @@ def test_hosts_refused(text: str) -> None:
         (values.authority, "[::1]", "[::1]"),
         (values.authority_host, "[::1]", "[::1]"),
         (values.url_path, "/a%20b", "/a%20b"),
+        (values.match_path, "/a%20b/", "/a%20b/"),
+        (values.match_path, "/%7ea//b/./c/../%c3%a9", "/~a/b/%C3%A9"),
         (values.cel_constant, "'a b'", "a b"),
         (values.cel_constant, '"a"', "a"),
     ],
@@ -112,7 +114,7 @@ def test_accepted(parse: Callable[[str], str], text: str, value: str) -> None:
 @given(st.text(max_size=40))
 def test_nothing_that_ends_a_line_gets_through(text: str) -> None:
     """Whatever the operator writes, no parser lets a CR, LF or NUL reach the wire."""
-    parsers = (values.header_name, values.header_value, values.url_path, values.method, values.authority, values.origin,
+    parsers = (values.header_name, values.header_value, values.url_path, values.match_path, values.method, values.authority, values.origin,
                values.host_name, values.cel_constant, values.hostname_pattern)  # fmt: skip
     for parse in parsers:
         try:
