@@ -26,7 +26,7 @@ from agw._fast.forward cimport (E_BAD_PATH, E_BODY_CUT, E_CLIENT_GONE, E_CONNECT
                                 put_hex, reason_name)
 from agw._fast.http1 cimport (BODY_DATA, BODY_END, BODY_ERROR, F_EVENT_STREAM, F_UPGRADE, FRAMING_CHUNKED, FRAMING_EOF,
                               FRAMING_LENGTH, FRAMING_NONE, H_ACR_METHOD, H_ORIGIN, M_CONNECT, M_DELETE, M_GET, M_HEAD,
-                              M_OPTIONS, M_POST, M_PUT, M_TRACE, CLimits, Head, body_feed, body_init, equals_lower,
+                              M_OPTIONS, M_POST, M_PUT, M_TRACE, CLimits, Head, body_feed, body_init,
                               head_free, head_init, head_reset, normalise_path, response_head_feed)
 from agw._fast.jsonrpc cimport KIND_BATCH, KIND_REQUEST, KIND_RESPONSE, Envelope, envelope_scan
 from agw._fast.policy cimport Http, Match, Route

@@ -25,7 +25,7 @@ _Test = tuple[str, Literal["exact", "regex"], str]
 """(name, kind, value). Headers: any case, or `:authority`, `:method`; all values of a field joined by `, `. Query: the
 first value of a parameter counts, percent-decoded."""
 
-_Row = tuple[Literal["exact", "prefix", "regex"], str, str, Sequence[_Test], Sequence[_Test], int]
+_Row = tuple[Literal["exact", "prefix", "regex"], str, str, list[_Test], list[_Test], int]
 """(path kind, path, method or "", header conditions, query conditions, value to return)."""
 
 _Listener = tuple[str, object, dict[str, list[_Row]]]

@@ -23,10 +23,10 @@ from typing import Any
 
 import h11
 import pytest
-from agw._fast.http1 import Limits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agw._fast.http1 import Limits
 from tests.kits.http1 import Message, Trace, Vector, corpus, run_request, run_response, vectors
 from tests.kits.mutation import HTTP1_TOKENS, Mutator
 

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from agw._fast.http1 import ERROR, NEED_DATA, Limits, RequestParser, ResponseParser
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from agw._fast.http1 import ERROR, NEED_DATA, Limits, RequestParser, ResponseParser
 from tests.kits.http1 import corpus, cut, octets, run_request, run_response
 from tests.kits.mutation import HTTP1_TOKENS, Mutator
 

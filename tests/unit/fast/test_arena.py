@@ -68,8 +68,8 @@ def test_numbers_fit_the_bits_of_a_key() -> None:
 
 
 def test_the_parts_of_a_slot_do_not_overlap() -> None:
-    assert 8 * 7 <= layout.PAGE
-    assert 8 * 6 <= layout.GAUGES_AT
+    assert layout.PAGE >= 8 * 7
+    assert layout.GAUGES_AT >= 8 * 6
     assert layout.GAUGES_AT + 8 * GAUGE_COUNT <= layout.SLOT_HEAD
     assert layout.SLOT_HEAD + layout.SERIES_ROWS * SERIES_BYTES + layout.MCP_ROWS * MCP_BYTES == layout.SLOT_BYTES
     assert SERIES_BYTES % 64 == 0

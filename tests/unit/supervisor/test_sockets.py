@@ -235,8 +235,7 @@ def test_a_plain_listener_takes_nothing_away(tmp_path: Path) -> None:
 
 
 def test_a_plain_listener_that_cannot_be_had() -> None:
-    with socket.create_server((LOCAL, 0)) as other:
-        with pytest.raises(SocketError, match="another process listens there"):
-            bind_plain(f"{LOCAL}:{other.getsockname()[1]}", 0.05)
+    with socket.create_server((LOCAL, 0)) as other, pytest.raises(SocketError, match="another process listens there"):
+        bind_plain(f"{LOCAL}:{other.getsockname()[1]}", 0.05)
     with pytest.raises(SocketError):
         bind_plain("unix:/nowhere/at/all")
