@@ -93,7 +93,9 @@ def imported(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             base = node.module or ""
-            names = [f"{base}.{alias.name}" if (AGW.parent / (base.replace(".", "/")) / f"{alias.name}.py").exists() or (base == "agw._fast") else base for alias in node.names]
+            folder = ROOT / base.replace(".", "/")
+            modules = {file.stem for file in folder.glob("*.py*")} if folder.is_dir() else set()
+            names = [f"{base}.{alias.name}" if alias.name in modules else base for alias in node.names]
         else:
             continue
         found |= {name.removeprefix("agw.") for name in names if name.startswith("agw.")}
@@ -182,7 +184,8 @@ def test_every_manual_documents_what_it_names() -> None:
     bare = []
     for path in PYX:
         tree = ast.parse(path.with_suffix(".pyi").read_text())
-        for owner in [tree, *(node for node in tree.body if isinstance(node, ast.ClassDef))]:
+        owners: list[ast.Module | ast.ClassDef] = [tree, *(node for node in tree.body if isinstance(node, ast.ClassDef))]
+        for owner in owners:
             for i, node in enumerate(owner.body):
                 following = owner.body[i + 1] if i + 1 < len(owner.body) else None
                 name = getattr(node, "name", "")

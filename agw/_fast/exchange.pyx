@@ -494,6 +494,9 @@ cdef class Exchange(Client):
             return 0
         if self.phase == X_SENT:
             self.ctx.reactor.arm(&up.timer, self.ctx.reactor.now + self.choice.cluster.response_timeout)
+        elif self.phase == X_TUNNEL:
+            # Traffic of either direction keeps a tunnel open.
+            self.ctx.reactor.arm(&up.timer, self.ctx.reactor.now + self.bind.http.stream_idle_timeout)
         if up.outq.len > HIGH_WATER:
             self.down.read_paused = True
             self.ctx.slot.gauges[G_RELAY_PAUSES] += 1

@@ -78,6 +78,7 @@ class Peer:
         self.buffer = bytearray()
         self.received = bytearray()
         self.closed = threading.Event()
+        self.ending = False
         sock.settimeout(PATIENCE)
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -209,6 +210,7 @@ class Peer:
         self.close()
 
     def close(self) -> None:
+        self.ending = True  # what the script's thread raises from now on is no finding
         self.sock.close()
         self.closed.set()
 
@@ -282,7 +284,7 @@ class Upstream:
             pass
         except BaseException as error:
             # Broken pipes and closed descriptors are how a script notices that the gateway left, or that the test ended it.
-            if not isinstance(error, ConnectionError) and not peer.closed.is_set():
+            if not isinstance(error, ConnectionError) and not peer.ending:
                 self.errors.append(error)
         finally:
             peer.close()

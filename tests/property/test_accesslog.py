@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from agw._fast.accesslog import AccessLog, formatted
 
-PROFILE = settings(max_examples=600, deadline=None, derandomize=True, database=None)
+PROFILE = settings(max_examples=300, deadline=None, derandomize=True, database=None)
 
-OCTETS = st.binary(max_size=40) | st.text(max_size=20).map(lambda s: s.encode("utf-8", "surrogatepass")) | st.lists(
-    st.sampled_from([b"\xe2\x82\xac", b"\xe2\x82", b"\xed\xa0\x80", b"\xf0\x9f\x92\xa9", b"\xf0\x9f", b"\xc0\xaf", b'"', b"\\", b"\n", b"\r\n", b"\x7f", b"\0", b"\xff", b"a"])
-).map(b"".join)
+AWKWARD = [b"\xe2\x82\xac", b"\xe2\x82", b"\xed\xa0\x80", b"\xf0\x9f\x92\xa9", b"\xf0\x9f", b"\xc0\xaf", b"\xff", b"\x7f", b"\0", b"\n", b"\r\n", b'"', b"\\"]
+TEXT = st.text(max_size=20).map(lambda s: s.encode("utf-8", "surrogatepass"))
+OCTETS = st.binary(max_size=40) | TEXT | st.lists(st.sampled_from(AWKWARD)).map(b"".join)
 TEXTS = ("peer", "endpoint", "method", "host", "path", "target", "rpc", "name")
 RECORDS = st.fixed_dictionaries(
     dict.fromkeys(TEXTS, OCTETS),

@@ -153,7 +153,8 @@ def test_serve_refuses_a_configuration_with_problems(file: Path, capsys: pytest.
 
 def test_how_many_workers() -> None:
     usable = len(os.sched_getaffinity(0))
-    assert [worker_count(None, 0), worker_count("auto", 0), worker_count("auto", 7), worker_count(None, 7), worker_count("3", 7)] == [usable, usable, usable, 7, 3]
+    cases = ((None, 0), ("auto", 0), ("auto", 7), (None, 7), ("3", 7))
+    assert [worker_count(text, configured) for text, configured in cases] == [usable, usable, usable, 7, 3]
 
 
 def test_the_parser_has_no_side_effects() -> None:

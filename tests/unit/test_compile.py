@@ -43,7 +43,7 @@ from agw.runtime.plan import (
 )
 from agw.runtime.snapshot import MAX_ROUTE_LABELS, BindKey, LabelIndex, Labels, Snapshot
 
-PROFILE = settings(max_examples=500, deadline=None, derandomize=True, database=None)
+PROFILE = settings(max_examples=250, deadline=None, derandomize=True, database=None)
 Fields = list[tuple[str, str]]
 
 
@@ -229,8 +229,8 @@ def described(snapshot: Snapshot) -> object:
     ]
 
 
-def answers(snapshot: Snapshot) -> list[object]:
-    found: list[object] = []
+def answers(snapshot: Snapshot) -> list[tuple[str, str, str, tuple[int, int]]]:
+    found = []
     for bind in snapshot.binds.values():
         for host in ("h1.example", "x.wild.example", "own.example", "other"):
             for target in ("/p0/x", "/p1", "/p2/", "/e4?q=7", "/e4?q=x", "/p150/1", "/none"):
@@ -255,7 +255,7 @@ def test_in_steps_and_at_once_are_the_same() -> None:
     assert answers(stepped) == answers(at_once)
     assert stepped.generation == at_once.generation == 7
     assert stepped.clusters.keys() == at_once.clusters.keys()
-    assert any(match != (0, -1) for _, _, _, match in answers(at_once))  # type: ignore[attr-defined]
+    assert len({match for _, _, _, match in answers(at_once)}) > 5
 
 
 def test_a_plan_that_crossed_a_process_border_compiles_to_the_same() -> None:

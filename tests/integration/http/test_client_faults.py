@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -174,13 +175,20 @@ def test_reader_that_stops_while_the_upstream_trickles_is_cut(tight: Gateway, di
         peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
         peer.sock.settimeout(0.3)
         # Fill what the kernel takes on the way, in small steps, until the gateway's own queue begins to fill.
-        for _ in range(4000):
-            peer.send(b"data: " + b"z" * 4000 + b"\n\n")
-            if queue_is_full():
-                break
-        full.set()
+        try:
+            for _ in range(1000):
+                peer.send(b"data: " + b"z" * 16_000 + b"\n\n")
+                if queue_is_full():
+                    break
+        except ConnectionError:
+            return  # cut while we filled: as it must be
+        except TimeoutError:
+            pass  # the gateway has paused us: as full as it gets
+        finally:
+            full.set()
         for _ in range(60):
-            peer.send(b"data: tick\n\n")
+            with suppress(TimeoutError):
+                peer.send(b"data: tick\n\n")
             if over.wait(0.1):
                 return
 
@@ -196,7 +204,7 @@ def test_reader_that_stops_while_the_upstream_trickles_is_cut(tight: Gateway, di
             fields = line.split()
             if int(fields[2].split(":")[1], 16) == port:
                 levels.append(int(fields[4].split(":")[0], 16))
-        return len(levels) > 8 and levels[-1] == levels[-6] and levels[-1] > 0
+        return len(levels) > 8 and levels[-1] == levels[-4] and levels[-1] > 0
 
     upstream.play(script)
     upstream.record = False
@@ -439,10 +447,10 @@ def test_bad_chunking_is_400(client: Client, upstream: Upstream) -> None:
         b"0\r\nbad trailer\r\n\r\n",
         b"0\r\n" + b"T: 1\r\n" * 5000,
     ):
-        upstream.play(lambda peer: peer.request())
+        upstream.play(lambda peer: (peer.owner.keep(request := peer.head()), peer.body(request)))
         one = Client(client.sock.getpeername()[1])
         one.send(b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
-        upstream.wait_peers(1)
+        upstream.wait_requests(1)
         one.send(rest + b"GET /evil HTTP/1.1\r\nHost: h\r\n\r\n")
         answer = one.answer()
         assert answer.status == 400, rest[:20]

@@ -148,7 +148,7 @@ def test_a_stream_is_cut_at_the_deadline_and_counted(start: Start, backend: Back
     held.close()
 
 
-@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGQUIT])
 def test_a_second_signal_ends_at_once(start: Start, backend: Backend, second: int) -> None:
     gateway = start(proxy_config(backend.port), workers=2)
     connection = Connection(gateway.port)

@@ -226,6 +226,7 @@ def test_sd_notify(start: Start, manager: tuple[Manager, str]) -> None:
     assert not [m for m in systemd.heard[end:] if "READY" in m or "WATCHDOG" in m]
 
 
+@pytest.mark.parametrize("manager", ["path"], indirect=True)
 def test_the_watchdog_is_not_fed_while_a_worker_is_frozen(start: Start, manager: tuple[Manager, str]) -> None:
     systemd, address = manager
     env = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "900000"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import select
 import threading
@@ -27,7 +28,7 @@ def test_pieces_are_runs_of_whole_lines(data: bytes, limit: int) -> None:
         assert piece.endswith(b"\n")
         assert len(piece) <= limit or piece.count(b"\n") == 1
     # As few as possible: a piece and the next line do not fit together.
-    for piece, following in zip(found, found[1:], strict=False):
+    for piece, following in itertools.pairwise(found):
         assert len(piece) + following.index(b"\n") + 1 > limit
 
 
