@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 FAST := $(wildcard agw/_fast/*.pyx agw/_fast/*.pxd)
 
-.PHONY: run test lint fuzz bench locust interop wheel schema clean build
+.PHONY: run test retest lint fuzz bench locust interop wheel schema clean build
 
 run: build  ## build and serve the embedded default: a demo MCP server behind http://127.0.0.1:3000/mcp
 	$(BIN)/agw serve
@@ -35,6 +35,9 @@ $(VENV)/linted: $(VENV)/built
 
 test: $(VENV)/tested  ## build and run all tests that need no other program
 	$(BIN)/python -m pytest
+
+retest: $(VENV)/tested  ## only what failed in the last run
+	$(BIN)/python -m pytest --last-failed --last-failed-no-failures none
 
 lint: $(VENV)/linted  ## ruff, cython-lint, mypy, and every .pyi against its module
 	$(BIN)/ruff check agw tests bench setup.py

@@ -40,6 +40,5 @@ cdef class AccessLog:
     cdef char stamp[48]             # the record's beginning up to the second, made once per second
     cdef size_t stamp_len
     cdef int64_t stamp_second
-    cdef readonly size_t limit
     cdef int add(self, const Record* r) except -1
     cdef int emit(self) except -1

@@ -14,20 +14,15 @@ from typing_extensions import disjoint_base
 
 @disjoint_base
 class AccessLog:
-    """The buffer of one worker. C methods: `add(record)`, which hands over from 32 KiB on, and `emit()`."""
+    """The buffer of one worker. C methods: `add(record)`, which hands over from 64 KiB on, and `emit()`."""
 
-    def __init__(self, sink: Callable[[bytes], object] | None, limit: int = 4194304) -> None:
-        """`sink` takes runs of whole lines and must not block; None switches the log off.
-
-        limit: octets, kept for the owner of the sink; not enforced here, because `add` hands over long before.
-        """
+    def __init__(self, sink: Callable[[bytes], object] | None) -> None:
+        """`sink` takes runs of whole lines and must not block; None switches the log off."""
 
     @property
     def enabled(self) -> bool:
         """Is there a sink?"""
 
-    @property
-    def limit(self) -> int: ...
     def flush(self) -> None:
         """Hand over what is there; called by the worker's tick."""
 

@@ -78,11 +78,10 @@ cdef char* put_text(char* o, const char* p, uint32_t n) noexcept:
 
 
 cdef class AccessLog:
-    def __init__(self, sink, size_t limit=4194304):
+    def __init__(self, sink):
         self.sink = sink
         self.stamp_second = -1
         self.enabled = sink is not None
-        self.limit = limit
 
     def __dealloc__(self):
         buf_free(&self.buf)

@@ -174,7 +174,7 @@ cdef class Acceptor(Handler):
                     return 0
                 continue
             self.admit(fd, &storage)
-        return 1            # there may be more
+        return 0 if self.paused else 1      # there may be more
 
     cdef int shed(self) except -1:
         cdef int fd
@@ -247,7 +247,7 @@ cdef class Acceptor(Handler):
         self.ctx.slot.gauges[G_CONNECTIONS_TOTAL] += 1
         self.connections.add(d)
         self.ctx.reactor.register(d, EV_IN | EV_OUT | EV_RDHUP | <uint32_t> EV_ET)
-        self.ctx.reactor.arm(&d.timer, d.accepted_ns + http.first_byte_timeout)
+        self.ctx.reactor.arm(&d.timer, d.accepted_ns + (DRAIN_IDLE_NS if self.retired else http.first_byte_timeout))
         # Most clients speak first and at once: look before epoll says so.
         d.readable = True
         return d.read()

@@ -70,6 +70,9 @@ class Redirect:
             target = path.decode("latin-1")
         if query is not None:
             target += "?" + query.decode("latin-1")
+        if not name:
+            # HTTP/1.0 without Host: a relative reference says all we know (RFC 9110 section 10.2.2).
+            return target.encode("latin-1")
         return f"{scheme}://{name}{':' + port if port else ''}{target}".encode("latin-1")
 
 

@@ -162,6 +162,8 @@ def test_what_cannot_be_framed_does_not_compile(policies: PolicyPlan) -> None:
         (RedirectPlan(path_prefix="/"), b"a", b"/old", None, 4, b"http://a/"),
         (RedirectPlan(path_prefix="/new"), b"a", b"/x", None, 0, b"http://a/new/x"),
         (RedirectPlan(path_prefix="/new"), b"a", b"/caf%C3%A9", None, 0, b"http://a/new/caf%C3%A9"),
+        (RedirectPlan(), b"", b"/x", b"q", 0, b"/x?q"),
+        (RedirectPlan(authority_mode="full", authority="b"), b"", b"/x", None, 0, b"http://b/x"),
         (RedirectPlan(), b"a", b"/\xff", b"\xfe", 0, b"http://a/\xff?\xfe"),
     ],
 )  # fmt: skip
