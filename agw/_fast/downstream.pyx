@@ -14,7 +14,7 @@ from cpython.bytes cimport PyBytes_AS_STRING
 from posix.fcntl cimport O_CLOEXEC, O_RDONLY, open as c_open
 from posix.unistd cimport close as c_close
 
-from agw._fast.arena cimport G_ACCEPT_PAUSED, G_CONNECTIONS, G_CONNECTIONS_TOTAL, G_IN_FLIGHT, G_PARSE_ERRORS, G_RECEIVED_BYTES, G_SENT_BYTES
+from agw._fast.arena cimport G_ACCEPT_PAUSED, G_CONNECTIONS, G_CONNECTIONS_TOTAL, G_PARSE_ERRORS, G_RECEIVED_BYTES, G_SENT_BYTES
 from agw._fast.exchange cimport DONE_LOCALLY, WANT_BUFFER, Context, Downlink, Exchange
 from agw._fast.forward cimport (E_BODY_TIMEOUT, E_DRAIN_CUT, E_HEADER_TIMEOUT, E_MALFORMED, E_OVERLOAD, E_TOO_LARGE, Failure, Out,
                                 build_reply, failure)
@@ -470,20 +470,9 @@ cdef class Downstream(Downlink):
         self.keep_alive = False
         x.down = self
         self.exchange = x
-        x.start_ns = self.ctx.reactor.now
-        x.bind = self.bind
-        x.method = M_OTHER
-        x.client_version = 11
-        x.is_rpc = False
-        x.rpc = -1
-        x.head_sent = x.event_stream = False
-        x.retries = 0
-        x.response_bytes = 0
-        x.method_len = x.path_log_len = x.host_len = x.name_len = x.id_len = x.rpc_len = 0
-        x.error = NULL
+        x.open(M_OTHER, 11)
         self.state = S_BUSY
         self.request_complete = False
-        self.ctx.slot.gauges[G_IN_FLIGHT] += 1
         return x.fail(E_MALFORMED, problem, status, 0)
 
     cdef size_t begin_request(self, Head* h, const char* buf, const char* rest, size_t n) except? 0:

@@ -104,6 +104,7 @@ cdef class Exchange(Client):
     cdef int name_kind
     cdef bint is_rpc                # errors are JSON-RPC errors
 
+    cdef int open(self, int method, int version) except -1
     cdef int begin(self, Head* h, const char* buf) except -1
     cdef int locate_path(self, Head* h, const char* buf) except -1
     cdef int admit(self, Head* h, const char* buf) except -1

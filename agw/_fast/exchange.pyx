@@ -176,13 +176,11 @@ cdef class Exchange(Client):
 
     # ------------------------------------------------------------------------------------------ match, admit
 
-    cdef int begin(self, Head* h, const char* buf) except -1:
-        # h is complete and belongs to the caller. Returns DONE_LOCALLY (finished), WANT_STREAM or WANT_BUFFER.
-        cdef int32_t listener = -1
-        cdef int32_t found
+    cdef int open(self, int method, int version) except -1:
+        # A used object becomes a new exchange of self.down.
         self.start_ns = self.ctx.reactor.now
-        self.method = h.method
-        self.client_version = h.version
+        self.method = method
+        self.client_version = version
         self.status = self.reason = 0
         self.error = NULL
         self.response_bytes = 0
@@ -196,6 +194,13 @@ cdef class Exchange(Client):
         self.method_len = self.path_log_len = self.host_len = self.name_len = self.id_len = self.rpc_len = 0
         self.bind = self.down.bind
         self.ctx.slot.gauges[G_IN_FLIGHT] += 1
+        return 0
+
+    cdef int begin(self, Head* h, const char* buf) except -1:
+        # h is complete and belongs to the caller. Returns DONE_LOCALLY (finished), WANT_STREAM or WANT_BUFFER.
+        cdef int32_t listener = -1
+        cdef int32_t found
+        self.open(h.method, h.version)
         if h.method == M_CONNECT or h.method == M_TRACE:
             self.note_request(h, buf)
             self.fail(E_METHOD, NULL, 0, 0)
