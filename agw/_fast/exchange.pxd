@@ -6,6 +6,7 @@ from agw._fast.accesslog cimport AccessLog
 from agw._fast.arena cimport Slot
 from agw._fast.forward cimport Out
 from agw._fast.http1 cimport Body, CLimits, Head
+from agw._fast.jsonrpc cimport Envelope
 from agw._fast.policy cimport Bind, Choice, Match, Route
 from agw._fast.pool cimport Client, Upstream
 from agw._fast.reactor cimport Reactor, Timer
@@ -20,6 +21,7 @@ cdef enum:
     X_SENT                  # request (so far) handed to the upstream; no response head yet
     X_RESPONSE              # response head went to the client
     X_TUNNEL                # 101: octets both ways
+    X_SERVICE               # handed to Python code (call.pyx)
 
 cdef enum:
     # What begin() decided
@@ -43,6 +45,7 @@ cdef class Context:
     cdef dict per_address
     cdef dict rpc_names
     cdef ByteMap rpc_map
+    cdef object make_call           # call.make
     cdef Exchange take_exchange(self)
     cdef uint64_t random(self) noexcept
     cdef Head* detach_head(self, Head* shared) except NULL
@@ -103,6 +106,10 @@ cdef class Exchange(Client):
     cdef int rpc
     cdef int name_kind
     cdef bint is_rpc                # errors are JSON-RPC errors
+    cdef Envelope envelope          # spans into the body; valid during one step
+    cdef object call                # the Call, while Python code serves this request
+    cdef uint32_t service_label     # what the counters and the log name in place of a cluster
+    cdef bytes service_target
 
     cdef int open(self, int method, int version) except -1
     cdef int begin(self, Head* h, const char* buf) except -1
@@ -111,6 +118,7 @@ cdef class Exchange(Client):
     cdef int redirect(self, rule, Head* h, const char* buf) except -1
     cdef int message(self, const char* body, size_t n) except -1
     cdef int dispatch(self, Head* h, const char* buf, const char* body, size_t n, bint complete, bint chunked) except -1
+    cdef int hand_over(self, Head* h, const char* buf, const char* body, size_t n) except -1
     cdef int send_first(self, Upstream up, Out* o, const char* body, size_t n) except -1
     cdef int body(self, const char* p, size_t n) except -1
     cdef int body_end(self) except -1

@@ -59,6 +59,7 @@ RPC_METHODS = (
     ("notifications/initialized", ""), ("notifications/cancelled", ""), ("notifications/progress", ""),
     ("notifications/roots/list_changed", ""),
 )
+KINDS = ("", "request", "notification", "response", "batch")
 cdef list _rpc_bytes = [name.encode() for name, _ in RPC_METHODS]
 METHODS = ("OTHER", "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
 
@@ -85,6 +86,8 @@ cdef class Context:
         self.rpc_map = ByteMap(len(RPC_METHODS))
         for i in range(5, len(RPC_METHODS)):
             self.rpc_map.add(0, _rpc_bytes[i], i)
+        from agw._fast.call import make
+        self.make_call = make
         self.refresh_date()
 
     def __dealloc__(self):
@@ -191,6 +194,9 @@ cdef class Exchange(Client):
         self.is_rpc = False
         self.rpc = -1
         self.name_kind = 0
+        self.service_label = 0xFFFF
+        self.service_target = None
+        self.envelope.kind = 0
         self.method_len = self.path_log_len = self.host_len = self.name_len = self.id_len = self.rpc_len = 0
         self.bind = self.down.bind
         self.ctx.slot.gauges[G_IN_FLIGHT] += 1
@@ -278,9 +284,9 @@ cdef class Exchange(Client):
             return DONE_LOCALLY
         if self.choice.redirect is not None:
             return self.redirect(self.choice.redirect, h, buf)
-        if self.choice.cluster.is_mcp:
+        if self.choice.service is not None or self.choice.cluster.is_mcp:
             self.is_rpc = True
-            if h.method == M_POST:
+            if h.method == M_POST or (self.choice.service is not None and h.framing != FRAMING_NONE):
                 if h.content_length > <int64_t> http.max_buffer:
                     self.fail(E_TOO_LARGE, NULL, 0, 0)
                     return DONE_LOCALLY
@@ -289,7 +295,7 @@ cdef class Exchange(Client):
                 self.rpc = RPC_GET
             elif h.method == M_DELETE:
                 self.rpc = RPC_DELETE
-            elif h.method != M_OPTIONS and h.method != M_HEAD:
+            elif self.choice.service is not None or (h.method != M_OPTIONS and h.method != M_HEAD):
                 self.fail(E_METHOD, NULL, 0, 0)
                 return DONE_LOCALLY
         elif h.flags & F_UPGRADE and h.upgrade_len and h.framing == FRAMING_NONE:
@@ -313,9 +319,11 @@ cdef class Exchange(Client):
 
     cdef int message(self, const char* body, size_t n) except -1:
         # What a JSON-RPC body says. 0: fine; 1: refused and finished.
-        cdef Envelope e
+        cdef Envelope* e = &self.envelope
         cdef int32_t rpc
-        if envelope_scan(body, <uint32_t> n, &e, 64) < 0:
+        if self.method != M_POST:
+            return 0
+        if envelope_scan(body, <uint32_t> n, e, 64) < 0:
             if e.code != -32700 and (e.id_kind == 1 or e.id_kind == 2):
                 # What is no JSON has no id; guessing one would name a request nobody sent.
                 self.id_len = e.id.len if e.id.len <= 1024 else 0
@@ -354,6 +362,8 @@ cdef class Exchange(Client):
         cdef Cluster cluster = self.choice.cluster
         cdef Upstream up
         cdef bytes built
+        if self.choice.service is not None:
+            return self.hand_over(h, buf, body, n)
         o.p = self.ctx.reactor.scratch_out
         o.n = 0
         o.cap = SCRATCH_OUT
@@ -410,6 +420,40 @@ cdef class Exchange(Client):
                 buf_append(&self.pending, body, n)
             return 0
         return self.send_first(up, &o, body, n)
+
+    cdef int hand_over(self, Head* h, const char* buf, const char* body, size_t n) except -1:
+        # Python code serves this request: everything it may look at is copied, because it may wait.
+        cdef Envelope* e = &self.envelope
+        cdef uint32_t i
+        cdef list headers = []
+        cdef object service = self.choice.service
+        cdef bytes text = body[:n]
+        cdef tuple envelope = ("", None, None, None, None, None)
+        for i in range(h.nheaders):
+            headers.append((buf[h.headers[i].name_off:h.headers[i].name_off + h.headers[i].name_len].lower(),
+                            buf[h.headers[i].value_off:h.headers[i].value_off + h.headers[i].value_len]))
+        if self.method == M_POST:
+            envelope = (KINDS[e.kind],
+                        text[e.id.off:e.id.off + e.id.len] if e.id_kind else None,
+                        text[e.method.off:e.method.off + e.method.len] if e.method.off else None,
+                        text[e.params.off:e.params.off + e.params.len] if e.params.len else None,
+                        text[e.name.off:e.name.off + e.name.len] if e.name.off else None,
+                        text[e.uri.off:e.uri.off + e.uri.len] if e.uri.off else None)
+        self.down.request_complete = True
+        self.phase = X_SERVICE
+        if self.rpc >= 0:
+            self.ctx.slot.count_mcp(self.route.label, service.label, <uint32_t> self.rpc)
+        self.call = self.ctx.make_call(
+            self, service, METHODS[self.method], self.path[:self.path_len],
+            buf[h.query_off:h.query_off + h.query_len] if h.has_query else None, headers, buf[h.start:h.size], text, envelope,
+            self.down.peer[:self.down.peer_ip_len], self.match.prefix_len)
+        try:
+            service.handle(self.call)
+        except Exception as error:
+            self.ctx.reactor.on_error(error)
+            if self.call is not None:
+                return self.fail(E_INTERNAL, NULL, 0, 0)
+        return 0
 
     cdef int send_first(self, Upstream up, Out* o, const char* body, size_t n) except -1:
         cdef Cluster cluster = self.choice.cluster
@@ -724,6 +768,8 @@ cdef class Exchange(Client):
         cdef Upstream up = self.upstream
         if up is not None and up.paused and self.down.outq.len <= LOW_WATER:
             up.resume()
+        elif self.call is not None and self.down.outq.len <= LOW_WATER:
+            self.call._drained()
         return 0
 
     cdef int on_upstream_eof(self, bint broken) except -1:
@@ -866,7 +912,7 @@ cdef class Exchange(Client):
         slot.gauges[G_IN_FLIGHT] -= 1
         slot.gauges[G_EXCHANGES] += 1
         slot.observe(slot.row(self.route.label if self.route is not None else self.bind.label,
-                              cluster.label if cluster is not None else 0xFFFF, self.method, <uint32_t> self.status,
+                              cluster.label if cluster is not None else self.service_label, self.method, <uint32_t> self.status,
                               <uint32_t> self.reason), took, self.response_bytes)
         if self.ctx.log.enabled:
             r.wall_ns = self.ctx.reactor.wall
@@ -886,6 +932,11 @@ cdef class Exchange(Client):
                 if cluster.is_mcp:
                     r.target = PyBytes_AS_STRING(cluster.target_text)
                     r.target_len = <uint32_t> PyBytes_GET_SIZE(cluster.target_text)
+            elif self.is_rpc:
+                r.protocol = b"mcp"
+                if self.service_target is not None:
+                    r.target = PyBytes_AS_STRING(self.service_target)
+                    r.target_len = <uint32_t> PyBytes_GET_SIZE(self.service_target)
             at = self.meta.p + self.meta.off
             r.method = at
             r.method_len = self.method_len
@@ -908,6 +959,8 @@ cdef class Exchange(Client):
             r.reason = reason_name(self.reason)
             r.error = self.error
             self.ctx.log.add(&r)
+        call = self.call
+        self.call = None
         self.ctx.reactor.disarm(&down.deadline)
         self.phase = X_FREE
         self.route = None
@@ -926,4 +979,7 @@ cdef class Exchange(Client):
         # The freelist's reference keeps this object alive while callers unwind; trim() shortens the list between turns.
         self.ctx.free_exchanges.append(self)
         down.exchange = None
-        return down.exchange_done(broken)
+        down.exchange_done(broken)
+        if call is not None:
+            call._finished()
+        return 0

@@ -23,7 +23,8 @@ cdef class Cors:
     cdef bytes preflight(self, bytes origin)
 
 cdef class Choice:
-    cdef readonly Cluster cluster
+    cdef readonly Cluster cluster           # None when `service` answers
+    cdef readonly object service            # Python code that serves the request (agw.mcp.service), or None
     cdef readonly uint32_t weight
     cdef readonly HeaderEdits request_edits
     cdef readonly HeaderEdits response_edits

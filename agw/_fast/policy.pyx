@@ -114,8 +114,9 @@ cdef class Cors:
 
 cdef class Choice:
     def __init__(self, cluster, weight, *, request_edits, response_edits, host, host_mode, host_part, path, path_prefix,
-                 redirect, response_timeout_ns):
+                 redirect, response_timeout_ns, service=None):
         self.cluster = cluster
+        self.service = service
         self.weight = weight
         self.request_edits = request_edits
         self.response_edits = response_edits
