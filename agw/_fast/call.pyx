@@ -141,6 +141,11 @@ cdef class Call:
             return
         x.finish(False)
 
+    def forget(self):
+        # Long-lived streams do not need what they began with.
+        self.headers = []
+        self.head = self.body = self.params = b""
+
     def abort(self):
         # Ends it visibly broken.
         cdef Exchange x = self.exchange

@@ -21,7 +21,6 @@ Sources: MCP 2026-07-28, "Streamable HTTP" (request headers, validation), "Versi
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from types import MappingProxyType
@@ -29,10 +28,11 @@ from typing import Any, Literal, NamedTuple
 
 from agw.mcp.errors import INVALID_PARAMS, INVALID_REQUEST, MISSING_CAPABILITY, UNSUPPORTED_VERSION, RpcError, method_not_found
 from agw.mcp.message import Members, Message, members, text, value
-from agw.mcp.param_headers import Header, decode_value, mismatch
+from agw.mcp.param_headers import Header, decode_value, mismatch, repeats
 from agw.mcp.revisions import LEGACY, LOG_LEVELS, META_CAPABILITIES, META_CLIENT_INFO, META_LOG_LEVEL, META_VERSION, METHODS, TASKS_EXTENSION, Era
 
-_DECIDING = tuple(f'"{name}"'.encode() for name in ("_meta", META_VERSION, META_CAPABILITIES, META_CLIENT_INFO, META_LOG_LEVEL, "taskId"))
+_DECIDING = ("_meta", "arguments", "taskId")
+_ENVELOPE = (META_VERSION, META_CAPABILITIES, META_CLIENT_INFO, META_LOG_LEVEL)
 
 
 class Verdict(NamedTuple):
@@ -62,7 +62,7 @@ def judge(header: Header, message: Message, known: tuple[str, ...], *, allow_unk
         return _legacy(named, known, meta)
     if message.kind == "response":
         raise _refused(INVALID_REQUEST, "A response is not a request: this protocol version has no requests to clients")
-    if message.params is not None and _ambiguous(message.params):
+    if repeats(message.params, _DECIDING) or repeats(params.get("_meta"), _ENVELOPE):
         raise _refused(INVALID_REQUEST, "A member of params or params._meta occurs more than once")
     version = _modern_version(named, message, meta, known)
     _mirrors(header, message, params)
@@ -133,31 +133,6 @@ def _mirrors(header: Header, message: Message, params: Members) -> None:
         raise mismatch("Mcp-Name is missing")
     if decode_value(names[0]) != name:
         raise mismatch(f"Mcp-Name differs from params.{method.name}")
-
-
-class _Pairs(list[Any]):
-    """An object as its pairs, duplicates and all."""
-
-
-_with_pairs = json.JSONDecoder(object_pairs_hook=_Pairs, parse_int=str, parse_float=str)
-
-
-def _ambiguous(params: bytes) -> bool:
-    """Whether a member of `params` or of its `_meta` occurs twice, so that another parser may see another request.
-
-    Decoding twice is saved for texts where it can happen: a deciding name is there more than once, or some member name
-    may be spelt with escapes.
-    """
-    if b"\\u00" not in params and b"\\/" not in params and all(params.count(name) < 2 for name in _DECIDING):
-        return False
-    pairs = _with_pairs.decode(params.decode())
-    if not isinstance(pairs, _Pairs):
-        return False
-    return _repeats(pairs) or any(_repeats(part) for name, part in pairs if name == "_meta" and isinstance(part, _Pairs))
-
-
-def _repeats(pairs: _Pairs) -> bool:
-    return len({name for name, _ in pairs}) != len(pairs)
 
 
 def _shown(field: bytes) -> str:

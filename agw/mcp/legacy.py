@@ -24,7 +24,7 @@ from agw.mcp.legacy_session import MAX_IN_FLIGHT, Flight, LegacySession
 from agw.mcp.message import Message
 from agw.mcp.peer import Hello
 from agw.mcp.revisions import LEGACY, newest_common
-from agw.mcp.streams import Answer, EventStream
+from agw.mcp.streams import Answer
 
 if TYPE_CHECKING:
     from agw.mcp.service import McpService
@@ -61,7 +61,7 @@ class LegacyFront:
             self._batch(call, session, json, events)
         elif note.kind == "request":
             self._request(call, session, note, Answer(
-                call, json=json, events=events, memory=self.service.memory_of(session), prime=session.hello.version >= PRIMED_SINCE))
+                call, json=json, events=events, open_stream=session.open_stream, prime=session.hello.version >= PRIMED_SINCE))
         else:
             self._accept(session, note)
             call.reply(202, None, b"")
@@ -136,7 +136,7 @@ class LegacyFront:
         if not asks:
             call.reply(202, None, b"")
             return
-        answer = Answer(call, json=json, events=events, memory=self.service.memory_of(session))
+        answer = Answer(call, json=json, events=events, open_stream=session.open_stream)
         self._run(call, self._answer_batch(session, asks, answer, self.service.forwarded(call)), answer, None)
 
     async def _answer_batch(self, session: LegacySession, asks: list[Message], answer: Answer, headers: list[tuple[bytes, bytes]]) -> None:
@@ -169,24 +169,22 @@ class LegacyFront:
             return
         session.last_used = time.monotonic()
         last = call.header(b"last-event-id")
-        memory = self.service.memory_of(session)
         prime = session.hello.version >= PRIMED_SINCE
         if last:
-            found = memory.resume(last)
-            stream = self.service.stream_of(session, found) if found is not None else None
-            if found is None or stream is None:
+            found = session.resume_stream(last)
+            if found is None:
                 raise errors.RpcError(errors.INVALID_REQUEST, "no stream with this event id", status=400, always=True)
+            stream, replay = found
             stream.attach(call, prime=False)
-            stream.replay(found.events)
-            call.forget()
-            return
-        stream = EventStream(memory.open())
-        if session.standalone is not None:
-            session.standalone.close()
-        session.standalone = stream
-        stream.attach(call, prime=prime, retry_ms=RETRY_MS if prime else None)
+            stream.replay(replay.events)
+        else:
+            stream = session.open_stream()
+            if session.standalone is not None:
+                session.standalone.close()
+            session.standalone = stream
+            stream.attach(call, prime=prime, retry_ms=RETRY_MS if prime else None)
+            self.service.spawn(session.for_each(_listen))
         call.forget()
-        self.service.spawn(session.for_each(_listen))
 
     def delete(self, call: Call, view: View) -> None:
         """The client ends its session."""

@@ -25,7 +25,7 @@ from agw.mcp import errors, message
 from agw.mcp.conversation import AnyPeer, Conversation
 from agw.mcp.message import Message
 from agw.mcp.peer import Hello, LegacyPeer, VersionRefused
-from agw.mcp.replay import ReplayStore
+from agw.mcp.replay import Replay, ReplayStore
 from agw.mcp.revisions import LOG_LEVELS
 from agw.mcp.session import SessionState
 from agw.mcp.streams import Answer, EventStream
@@ -73,34 +73,35 @@ class LegacySession(Conversation):
         super().__init__(view, hello, principal)
         self.state = state
         self.token = token
-        self.peers: dict[int, AnyPeer] = {}
+        self.peers: dict[str, AnyPeer] = {}
         self.flights: dict[bytes, Flight] = {}
         self.pending: dict[bytes, tuple[LegacyPeer, bytes] | Callable[[bytes], None]] = {}
         self.memory: ReplayStore | None = None
+        self.streams: dict[int, EventStream] = {}
         self.standalone: EventStream | None = None
         self.level: bytes | None = None
         self.subscriptions: dict[str, Target] = {}
         self.last_used = time.monotonic()
         self.over = False
         self._asked = 0
-        self._opening: dict[int, asyncio.Lock] = {}
+        self._opening: dict[str, asyncio.Lock] = {}
         self._resumable = {name: upstream for name, upstream in state.upstream.items()}
 
     # ------------------------------------------------------------------------------------------ targets
 
     async def peer(self, target: Target) -> AnyPeer:
-        found = self.peers.get(target.index)
+        found = self.peers.get(target.name)
         if found is not None:
             return found
-        lock = self._opening.setdefault(target.index, asyncio.Lock())
+        lock = self._opening.setdefault(target.name, asyncio.Lock())
         async with lock:
-            found = self.peers.get(target.index)
+            found = self.peers.get(target.name)
             if found is None:
                 found = await self._open(target)
                 if self.over:
                     await self._close_peer(found)
                     raise errors.unknown_session()
-                self.peers[target.index] = found
+                self.peers[target.name] = found
         return found
 
     async def _open(self, target: Target) -> AnyPeer:
@@ -147,6 +148,10 @@ class LegacySession(Conversation):
         self._asked += 1
         return self._asked
 
+    def legacy_peers(self) -> list[tuple[str, LegacyPeer]]:
+        """The open sessions with targets, by target name."""
+        return [(name, peer) for name, peer in self.peers.items() if isinstance(peer, LegacyPeer)]
+
     async def for_each(self, what: Callable[[AnyPeer], Awaitable[None]]) -> None:
         """Do something with every open peer at once; failures are theirs."""
         await asyncio.gather(*(what(peer) for peer in list(self.peers.values())), return_exceptions=True)
@@ -167,6 +172,28 @@ class LegacySession(Conversation):
         close = getattr(peer, "close", None)
         if close is not None:
             await close()
+
+    # ------------------------------------------------------------------------------------------ streams
+
+    def open_stream(self) -> EventStream:
+        """A stream with event ids, remembered for callers that come back."""
+        if self.memory is None:
+            self.memory = self.view.new_memory()
+        memory = self.memory.open()
+        stream = self.streams[memory.number] = EventStream(memory)
+        if len(self.streams) > self.memory.max_streams:
+            self.streams = {number: old for number, old in self.streams.items() if number in self.memory.streams or old.call is not None}
+        return stream
+
+    def resume_stream(self, last_event_id: bytes) -> tuple[EventStream, Replay] | None:
+        """The stream an event id belongs to and what followed; None for ids that are not of this session."""
+        if self.memory is None:
+            return None
+        found = self.memory.resume(last_event_id.decode("latin-1"), time.monotonic_ns())
+        if found is None:
+            return None
+        stream = self.streams.get(found[0].number)
+        return None if stream is None else (stream, found[1])
 
     # ------------------------------------------------------------------------------------------ from targets
 
@@ -258,7 +285,7 @@ class LegacySession(Conversation):
         result = await self.perform(method, params, ident, flight)
         uri = message.text(message.members(params).get("uri")) or ""
         target, inner = await self.view.resource(self, uri)
-        peer = self.peers.get(target.index)
+        peer = self.peers.get(target.name)
         if isinstance(peer, LegacyPeer):
             if method == "resources/subscribe":
                 peer.subscriptions.add(orjson.dumps(inner))

@@ -8,21 +8,23 @@ Rules:
   schema invalid, as do a name that is no token, a name used twice, and a type other than string, integer, boolean;
 - an argument and its header are both there and equal, or both absent (`null` is absent);
 - integers are compared as numbers of any size, everything else as text, after the sentinel is undone;
-- a header that occurs twice is refused.
+- a header that occurs twice is refused, and so is an argument: the target may read the other one.
+
+There is no `from __future__ import annotations` here because `annotations` is what this module finds.
 
 Source: MCP 2026-07-28, Streamable HTTP, "Custom Headers from Tool Parameters" and "Value Encoding".
 """
 
-from __future__ import annotations
-
 import base64
 import binascii
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
 import msgspec
+import orjson
 
 from agw.mcp.errors import HEADER_MISMATCH, RpcError
 from agw.mcp.message import members, text, value
@@ -80,6 +82,30 @@ def mismatch(problem: str) -> RpcError:
     return RpcError(HEADER_MISMATCH, problem, status=400, reason="headers", always=True)
 
 
+class _Pairs(list[Any]):
+    """An object as its pairs, duplicates and all."""
+
+
+_with_pairs = json.JSONDecoder(object_pairs_hook=_Pairs, parse_int=str, parse_float=str)
+
+
+def repeats(raw: bytes | msgspec.Raw | None, names: Iterable[str]) -> bool:
+    """Whether one of `names` occurs more than once among the members of the object `raw`, in whatever spelling.
+
+    The text is decoded only if that can be: a name is there more than once, at any depth, or some text has escapes that
+    can spell it differently.
+    """
+    if raw is None:
+        return False
+    octets = bytes(raw)
+    wanted = list(names)
+    if b"\\u" not in octets and b"\\/" not in octets and all(octets.count(orjson.dumps(name)) < 2 for name in wanted):
+        return False
+    pairs = _with_pairs.decode(octets.decode())
+    found = [name for name, _ in pairs] if isinstance(pairs, _Pairs) else []
+    return any(found.count(name) > 1 for name in wanted)
+
+
 def annotations(input_schema: bytes | msgspec.Raw | None) -> Annotations | None:
     """The annotations of a tool's `inputSchema`, {} if it has none, None if one of them is invalid.
 
@@ -132,6 +158,16 @@ def _argument(arguments: bytes | msgspec.Raw | None, path: tuple[str, ...]) -> b
     return None if raw in (b"", b"null") else raw
 
 
+def _ambiguous(arguments: bytes | msgspec.Raw | None, path: tuple[str, ...]) -> bool:
+    """Whether two parsers may find different values at `path`."""
+    node: bytes | msgspec.Raw | None = arguments
+    for step in path:
+        if repeats(node, (step,)):
+            return True
+        node = members(node).get(step)
+    return False
+
+
 def _integer(number: str) -> Decimal | None:
     """The exact value of a JSON number that is an integer; None for fractions and what is out of all proportion."""
     try:
@@ -165,6 +201,8 @@ def validate(found: Annotations, arguments: bytes | msgspec.Raw | None, header: 
     for name, path in found.items():
         shown = f"Mcp-Param-{name}"
         fields = header(shown.lower().encode())
+        if _ambiguous(arguments, path):
+            return mismatch(f"The argument that {shown} mirrors occurs more than once")
         raw = _argument(arguments, path)
         expected = None if raw is None else _rendered(raw)
         if len(fields) > 1:

@@ -12,10 +12,12 @@ Source: MCP 2025-11-25, "Streamable HTTP" (resumability, polling); WHATWG HTML s
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 from agw._fast.call import Call
-from agw._fast.sse import frame
 from agw.mcp.message import one_line
-from agw.mcp.replay import ReplayStore, ReplayStream
+from agw.mcp.replay import ReplayStream, message_frame, priming_frame, retry_frame
 
 STREAM_LINES = b"Content-Type: text/event-stream\r\nCache-Control: no-cache, no-transform\r\nX-Accel-Buffering: no\r\n"
 KEEP_ALIVE = b": keep-alive\n\n"
@@ -24,27 +26,27 @@ KEEP_ALIVE = b": keep-alive\n\n"
 class EventStream:
     """A stream of messages to one caller. `memory` None: nothing is kept and events have no ids (modern, 2024-11-05)."""
 
-    def __init__(self, memory: ReplayStream | None = None, lines: bytes = b"") -> None:
+    def __init__(self, memory: ReplayStream | None = None) -> None:
         self.memory = memory
-        self.lines = lines
         self.call: Call | None = None
         self.over = False
 
     def attach(self, call: Call, *, prime: bool, retry_ms: int | None = None) -> None:
         """Send on this connection from now on; an older one is ended."""
-        if self.call is not None and self.call.open:
-            self.call.end()
+        self._end()
         self.call = call
         call.on_close = self._lost
-        call.start(200, STREAM_LINES + self.lines)
+        call.start(200, STREAM_LINES)
         if prime and self.memory is not None:
-            call.write(frame(b"", b"", self.memory.prime(), retry_ms))
+            call.write(priming_frame(self.memory.last_id, retry_ms))
+        else:
+            # Something at once, so that the caller sees the stream open through whatever is in between.
+            call.write(KEEP_ALIVE)
 
-    def replay(self, events: list[tuple[bytes, bytes]]) -> None:
+    def replay(self, events: list[tuple[str, bytes]]) -> None:
         """Send again what the caller missed: (event id, data)."""
         if self.call is not None:
-            for ident, data in events:
-                self.call.write(frame(data, b"message", ident))
+            self.call.write(b"".join(message_frame(ident, data) for ident, data in events))
             if self.over:
                 self._end()
 
@@ -53,9 +55,12 @@ class EventStream:
         if self.over:
             return
         data = one_line(raw)
-        ident = self.memory.add(data) if self.memory is not None else None
-        if self.call is not None:
-            self.call.write(frame(data, b"message", ident))
+        if self.memory is not None:
+            ident = self.memory.append(data, time.monotonic_ns())
+            if self.call is not None:
+                self.call.write(message_frame(ident, data))
+        elif self.call is not None:
+            self.call.write(b"event: message\ndata: " + data + b"\n\n")
 
     def keep_alive(self) -> None:
         """A comment, so that nobody in between thinks the stream is dead."""
@@ -66,14 +71,14 @@ class EventStream:
         """End the connection, not the stream: the caller is told to come back for the rest (2025-11-25 polling)."""
         if self.call is not None:
             if retry_ms is not None:
-                self.call.write(frame(b"", b"", None, retry_ms))
+                self.call.write(retry_frame(retry_ms))
             self._end()
 
     def close(self) -> None:
         """Nothing more will be sent."""
         self.over = True
-        if self.memory is not None:
-            self.memory.close()
+        if self.memory is not None and not self.memory.finished:
+            self.memory.finish()
         self._end()
 
     def _end(self) -> None:
@@ -89,20 +94,20 @@ class EventStream:
 class Answer:
     """The answer to one POST. Whoever handles the request reports messages here and ends with `finish`."""
 
-    def __init__(self, call: Call, *, json: bool, events: bool, memory: ReplayStore | None = None, prime: bool = False, lines: bytes = b"") -> None:
+    def __init__(self, call: Call, *, json: bool, events: bool, open_stream: Callable[[], EventStream] | None = None, prime: bool = False) -> None:
         self.call = call
         self.json = json
         self.events = events
         self.prime = prime
-        self.lines = lines
         self.stream: EventStream | None = None
-        self._store = memory
+        self._open_stream = open_stream
         self.done = False
+        self.since = time.monotonic()
 
     def begin(self, retry_ms: int | None = None) -> EventStream | None:
         """Make it an event stream, if the caller takes one."""
         if self.stream is None and self.events and not self.done:
-            self.stream = EventStream(self._store.open() if self._store is not None else None, self.lines)
+            self.stream = self._open_stream() if self._open_stream is not None else EventStream()
             if self.call.open:
                 self.stream.attach(self.call, prime=self.prime, retry_ms=retry_ms)
         return self.stream
@@ -129,7 +134,7 @@ class Answer:
             self.stream.send(raw)
             self.stream.close()
         elif self.json or status != 200 or not self.events:
-            self.call.reply(status, b"application/json", raw, self.lines + lines)
+            self.call.reply(status, b"application/json", raw, lines)
         else:
             self.done = False
             self.send(raw)
@@ -146,7 +151,7 @@ class Answer:
             self.stream.close()
         elif self.call.open:
             if self.events:
-                self.call.start(200, STREAM_LINES + self.lines)
+                self.call.start(200, STREAM_LINES)
                 self.call.end()
             else:
                 self.call.reply(200, b"application/json", b"")

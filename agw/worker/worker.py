@@ -17,6 +17,7 @@ import signal
 import sys
 import time
 from collections.abc import Generator
+from typing import TYPE_CHECKING
 
 import msgspec
 import uvloop
@@ -33,6 +34,9 @@ from agw.shm import layout
 from agw.supervisor.channel import Channel, ChannelClosed, Message
 from agw.worker.logwriter import LogWriter
 from agw.worker.resolver import Resolver
+
+if TYPE_CHECKING:
+    from agw.worker.mcp import McpHost
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +61,8 @@ class Worker:
         self.snapshot = snapshot
         self.labels = labels
         self.channel = channel
+        self.keys = [bytes.fromhex(key) for key in snapshot.plan.process.session_keys] or [os.urandom(32)]
+        self.instance = os.urandom(8)
         self.loop = uvloop.new_event_loop()
         asyncio.set_event_loop(self.loop)
         plan = snapshot.plan
@@ -75,6 +81,7 @@ class Worker:
         self.refresher: asyncio.Task[None] | None = None
         self.reloading: asyncio.Task[None] | None = None
         self.pending: tuple[Message, list[int]] | None = None
+        self.mcp: McpHost | None = None
         self._adopt(snapshot, listeners)
 
     # -------------------------------------------------------------------------------------------- life
@@ -90,6 +97,8 @@ class Worker:
         gc.collect()
         gc.freeze()
         self.loop.run_forever()
+        if self.mcp is not None:
+            self.loop.run_until_complete(self.mcp.close())
         if self.writer is not None:
             self.context.log.flush()
             self.writer.close()
@@ -97,6 +106,7 @@ class Worker:
 
     async def _start(self) -> None:
         await self.resolver.prepare(self.snapshot.clusters.values(), RESOLVE_S)
+        self._adopt_mcp(self.snapshot)
         for acceptor in self.acceptors.values():
             acceptor.start()
         self._keep_fresh()
@@ -132,6 +142,8 @@ class Worker:
         for cluster in self.snapshot.clusters.values():
             if cluster.waiting_count():
                 cluster.expire_waiters()
+        if self.mcp is not None:
+            self.mcp.tick()
         self.retired = [a for a in self.retired if a.connection_count()]
         if self.draining and self._drained(now):
             return
@@ -214,6 +226,7 @@ class Worker:
             return
         old = self.snapshot
         self.snapshot = snapshot
+        self._adopt_mcp(snapshot)
         opened = {BindKey(*where): fd for where, fd in zip(message.binds, fds, strict=True)}
         self._adopt(snapshot, opened)
         for key in opened:
@@ -262,6 +275,16 @@ class Worker:
             acceptor.stop_accepting()
             acceptor.drain()
             self.retired.append(acceptor)
+
+    def _adopt_mcp(self, snapshot: Snapshot) -> None:
+        """Give MCP backends their services; the package is loaded when there is the first."""
+        if self.mcp is None:
+            if not snapshot.endpoints:
+                return
+            from agw.worker.mcp import McpHost
+
+            self.mcp = McpHost(self.context, self.index, self.keys, self.instance)
+        self.mcp.adopt(snapshot.endpoints)
 
     def _keep_fresh(self) -> None:
         if self.refresher is not None:
