@@ -7,10 +7,12 @@ from libc.stdint cimport int64_t
 from libc.string cimport memchr, memcmp
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
-from agw._fast.stream cimport Buf, buf_append, buf_clear, buf_free
+from agw._fast.stream cimport buf_append, buf_clear, buf_free
 
 cdef enum:
     MAX_RETRY = 2147483647
+
+Event = tuple[bytes, bytes, bytes | None, int | None]
 
 cdef bytes MESSAGE = b"message"
 
