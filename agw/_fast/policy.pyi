@@ -12,6 +12,7 @@ from typing import Protocol, type_check_only
 
 from typing_extensions import disjoint_base
 
+from agw._fast.call import Call
 from agw._fast.pool import Cluster
 from agw._fast.router import Router
 from agw.runtime.plan import HttpPlan
@@ -70,13 +71,24 @@ class Cors:
         """The header lines for a request with this Origin: of a preflight's answer, or of any other response. For tests;
         the exchange calls `preflight` and `response_lines`."""
 
+@type_check_only
+class Service(Protocol):
+    """What a route may lead to instead of a cluster."""
+
+    @property
+    def label(self) -> int:
+        """Its number in the counters."""
+
+    def handle(self, call: Call) -> None:
+        """Serve one request; must not raise."""
+
 @disjoint_base
 class Choice:
     """One weighted backend of a route, with everything about the rewritten head decided."""
 
     def __init__(
         self,
-        cluster: Cluster,
+        cluster: Cluster | None,
         weight: int,
         *,
         request_edits: HeaderEdits | None,
@@ -88,10 +100,16 @@ class Choice:
         path_prefix: bytes | None,
         redirect: Location | None,
         response_timeout_ns: int,
-    ) -> None: ...
+        service: Service | None = None,
+    ) -> None:
+        """`cluster` is None when `service` answers."""
     @property
-    def cluster(self) -> Cluster:
+    def cluster(self) -> Cluster | None:
         """Where requests go."""
+
+    @property
+    def service(self) -> Service | None:
+        """Python code that answers instead of a cluster."""
 
     @property
     def weight(self) -> int:

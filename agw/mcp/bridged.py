@@ -21,7 +21,8 @@ from agw.mcp import errors, message, param_headers, revisions
 from agw.mcp.bridge import capabilities, requests, results, rounds
 from agw.mcp.bridge import errors as bridge_errors
 from agw.mcp.legacy_session import Flight, LegacySession
-from agw.mcp.message import Members
+from agw.mcp.listen import Watch
+from agw.mcp.message import Members, Message
 from agw.mcp.modern_peer import ModernPeer
 from agw.mcp.parking import Parked
 from agw.mcp.peer import Hello, Sink
@@ -53,6 +54,22 @@ class OverModern:
         self._schemas: dict[str, param_headers.Annotations] | None = None
         hello = session.hello
         self._capabilities = message.encode(capabilities.client_to_modern(message.members(hello.capabilities), hello.version))
+        self.watch = Watch(peer, Hello(peer.version, self._capabilities, hello.client_info), self._heard)
+
+    def _heard(self, note: Message) -> None:
+        session = self.session
+        if (note.method or "").endswith("/list_changed"):
+            session.view.changed(self.target, note.method or "")
+        else:
+            session.tell(session.outward_note(self.target, note).raw)
+
+    async def listen(self) -> None:
+        """The caller has a stream for what belongs to no request."""
+        self.watch.start()
+
+    async def close(self) -> None:
+        """The session ends."""
+        self.watch.stop()
 
     def _envelope(self) -> requests.Envelope:
         level = self.session.level
@@ -88,7 +105,7 @@ class OverModern:
             again = rounds.retry_params(params, answered, asked.state)
         raise errors.RpcError(errors.INTERNAL, "The target asked for input too many times", reason="bridge")
 
-    async def fetch(self, method: str, params: bytes) -> bytes:
+    async def fetch(self, method: str, params: bytes, hello: Hello) -> bytes:
         """A list, as the target gives it."""
         out = requests.to_modern(method, params, self._envelope())
         return await self.peer.request(method, out.params, b'"agw-list"', None)
@@ -124,7 +141,8 @@ class OverModern:
             self._schemas = {}
             cursor: bytes | None = None
             for _ in range(64):
-                page = message.members(await self.fetch("tools/list", b"{}" if cursor is None else b'{"cursor":%b}' % cursor))
+                page = message.members(await self.fetch(
+                    "tools/list", b"{}" if cursor is None else b'{"cursor":%b}' % cursor, self.session.hello))
                 for tool in message.elements(page.get("tools")):
                     if b"x-mcp-header" not in bytes(tool):
                         continue
@@ -143,7 +161,9 @@ class OverModern:
         uri = message.text(message.members(params).get("uri"))
         if uri is None:
             raise errors.RpcError(errors.INVALID_PARAMS, "params.uri must be a string")
-        await self.session.view.service.watch_for(self.session, self.target, uri, method == "resources/subscribe")
+        if "resources" not in self.capabilities:
+            raise errors.method_not_found(method)
+        self.watch.watch(uri, method == "resources/subscribe")
         return b"{}"
 
 
@@ -184,7 +204,7 @@ class OverLegacy:
                 log.info("a target did not take the log level", extra={"target": self.target.name, "error": error.message})
         return pooled
 
-    async def fetch(self, method: str, params: bytes) -> bytes:
+    async def fetch(self, method: str, params: bytes, hello: Hello) -> bytes:
         """A list, as the target gives it."""
         pooled = await self._borrow(alone=False)
         try:

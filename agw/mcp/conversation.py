@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from agw.mcp import errors, message, revisions
+from agw.mcp.federation.drain import BY_METHOD
 from agw.mcp.message import Members
 from agw.mcp.peer import Hello, Sink
 from agw.mcp.revisions import METHODS
@@ -27,18 +28,21 @@ from agw.mcp.transport import Headers
 if TYPE_CHECKING:
     from agw.mcp.view import View
 
-LISTS = {"tools/list": "tools", "prompts/list": "prompts", "resources/list": "resources", "resources/templates/list": "templates"}
-
 
 class AnyPeer(Protocol):
     """A conversation with a target in the caller's era, whatever the target speaks."""
 
     target: Target
+    result: Members
     capabilities: Members
 
     async def request(
         self, method: str, params: bytes | None, ident: bytes, sink: Sink | None, *, headers: Headers = (), timeout_s: float | None = None
     ) -> bytes: ...
+
+    async def fetch(self, method: str, params: bytes, hello: Hello) -> bytes:
+        """A page of a list, as the target gives it; `hello` is who asks."""
+        ...
 
 
 class Conversation(ABC):
@@ -64,13 +68,13 @@ class Conversation(ABC):
         view = self.view
         rule = METHODS.get(method)
         if rule is None or self.era not in rule.eras:
-            if len(view.targets) == 1 and not view.virtual:
+            if view.takes_unknown:
                 # With one target there is nothing to choose: methods of extensions pass.
                 return await self._ask(view.targets[0], method, params, ident, sink, headers)
             raise errors.method_not_found(method)
         if rule.route == "all":
-            if method in LISTS:
-                return await view.listing(self, LISTS[method], params)
+            if method in BY_METHOD:
+                return await view.listing(self, BY_METHOD[method].name, params, ident)
             return await self._merged_tasks(method, params, ident)
         parts = message.members(params)
         if rule.route == "ref":
@@ -95,17 +99,15 @@ class Conversation(ABC):
     async def _ask(self, target: Target, method: str, params: bytes | None, ident: bytes, sink: Sink | None, headers: Headers) -> bytes:
         peer = await self.peer(target)
         needed = CAPABILITY.get(method)
-        if needed is not None and needed not in peer.capabilities and self.view.is_multiplexed:
+        if needed is not None and needed not in peer.capabilities and not self.view.is_plain and not (needed == "completions" and peer.result.get("protocolVersion") is not None and message.text(peer.result["protocolVersion"]) == "2024-11-05"):
             raise errors.method_not_found(method)
-        self.asked(target)
+        if sink is not None:
+            sink.target = target
         try:
             raw = await peer.request(method, params, ident, sink, headers=headers)
         except errors.TargetError as error:
             raise errors.TargetError(self.view.outward_error(target, error.raw()), status=error.status) from None
         return self.view.outward(target, method, raw)
-
-    def asked(self, target: Target) -> None:
-        """Told before a request goes to a target (for logs and counters)."""
 
     async def _complete(self, method: str, parts: Members, ident: bytes, sink: Sink | None, headers: Headers) -> bytes:
         ref = message.members(parts.get("ref"))

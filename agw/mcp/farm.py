@@ -172,7 +172,7 @@ class Farm:
         """End what has been idle for long."""
         for pool in list(self._pool.values()):
             for pooled in list(pool):
-                if not pooled.busy and now - pooled.last_used > POOL_IDLE_S:
+                if not pooled.busy and not pooled.peer.flights and now - pooled.last_used > POOL_IDLE_S:
                     await self.discard(pooled)
 
     # ------------------------------------------------------------------------------------------ capabilities
@@ -187,7 +187,7 @@ class Farm:
 
     async def close(self) -> None:
         """End everything shared."""
-        peers = [*self._modern.values(), *(pooled.peer for pool in self._pool.values() for pooled in pool)]
+        peers: list[ModernPeer | LegacyPeer] = [*self._modern.values(), *(pooled.peer for pool in self._pool.values() for pooled in pool)]
         self._modern.clear()
         self._pool.clear()
         await asyncio.gather(*(peer.close() for peer in peers), return_exceptions=True)

@@ -15,7 +15,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
 
 from agw._fast.call import Call
 from agw._fast.jsonrpc import EnvelopeError, locate
@@ -98,7 +99,7 @@ class LegacyFront:
             result = await session.perform(method, note.params, ident, flight, headers)
         answer.finish(message.result(ident, result))
 
-    def _run(self, call: Call, work: object, answer: Answer, ident: bytes | None) -> asyncio.Task[None]:
+    def _run(self, call: Call, work: Coroutine[Any, Any, None], answer: Answer, ident: bytes | None) -> asyncio.Task[None]:
         return self.service.serve(call, work, answer, ident, legacy=True)
 
     async def _initialize(self, view: View, note: Message, call: Call, answer: Answer) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from agw.mcp import errors, message
+from agw.mcp.bridge import rounds
 from agw.mcp.conversation import AnyPeer, Conversation
 from agw.mcp.message import Message
 from agw.mcp.peer import Hello, LegacyPeer, VersionRefused
@@ -47,15 +49,16 @@ MAX_IN_FLIGHT = 1024
 class Flight:
     """A request of the client under way."""
 
-    __slots__ = ("answer", "peer", "session", "task")
+    __slots__ = ("answer", "session", "target", "task")
 
     def __init__(self, session: LegacySession, answer: Answer) -> None:
         self.session = session
         self.answer = answer
+        self.target: Target | None = None
         self.task: asyncio.Task[None] | None = None
 
     def notification(self, note: Message) -> None:
-        self.answer.send(self.session.outward_note(None, note).raw)
+        self.answer.send(self.session.outward_note(self.target, note).raw)
 
     def server_request(self, peer: LegacyPeer, ask: Message) -> None:
         self.session.relay(peer, ask, self.answer.send)
@@ -113,6 +116,7 @@ class LegacySession(Conversation):
             if known is not None and not target.is_channel:
                 peer.resume(known.sid.encode() or None, known.version)
                 peer.capabilities = self.view.known_capabilities(target)
+                peer.result = {"capabilities": message.raw(peer.capabilities)}
                 return peer
             try:
                 await peer.open()
@@ -155,6 +159,12 @@ class LegacySession(Conversation):
     async def for_each(self, what: Callable[[AnyPeer], Awaitable[None]]) -> None:
         """Do something with every open peer at once; failures are theirs."""
         await asyncio.gather(*(what(peer) for peer in list(self.peers.values())), return_exceptions=True)
+
+    async def drop_peer(self, name: str) -> None:
+        """A target is no longer there, or is another one now."""
+        peer = self.peers.pop(name, None)
+        if peer is not None:
+            await self._close_peer(peer)
 
     async def close(self) -> None:
         """The end of the session: streams end, sessions and processes behind it too."""
@@ -210,13 +220,17 @@ class LegacySession(Conversation):
         params = self.view.outward_ask(peer.target, ask)
         send(message.request(ident, ask.method or "", params))
 
-    def ask(self, method: str, params: bytes | None, send: Callable[[bytes], None], answered: Callable[[bytes], None]) -> bytes:
-        """A request of the gateway's own making; `answered` gets the client's response message. Returns its id."""
+    def ask(self, question: rounds.Question, send: Callable[[bytes], None], answer: asyncio.Future[bytes]) -> bytes:
+        """A question of a modern target, on the stream of the call that caused it; `answer` gets the client's response.
+
+        Returns the id it was asked under. Errors: RpcError when too many wait or the client's version has no such request.
+        """
         ident = b"%d" % self._next()
         if len(self.pending) >= MAX_PENDING:
             raise errors.RpcError(errors.INTERNAL, "too many requests wait for the client's answer", status=503)
-        self.pending[ident] = answered
-        send(message.request(ident, method, params))
+        text = rounds.legacy_request(ident, question, self.hello.version, secrets.token_urlsafe(16))
+        self.pending[ident] = lambda raw: None if answer.done() else answer.set_result(raw)
+        send(text)
         return ident
 
     def answered(self, raw: bytes, ident: bytes) -> None:
@@ -337,3 +351,25 @@ class LegacySession(Conversation):
 
 
 
+
+
+class StatelessSession(LegacySession):
+    """Stands for a session where none are kept: pooled sessions behind it, and no way to ask the client anything."""
+
+    def __init__(self, view: View, hello: Hello, principal: bytes) -> None:
+        now = int(time.time())
+        state = SessionState(
+            version=hello.version, capabilities=hello.capabilities, client_info=hello.client_info, backend=view.name, created=now, expires=now,
+            uuid=bytes(16), instance=bytes(8), slot=0)
+        super().__init__(view, hello._replace(capabilities=b"{}"), principal, state, b"")
+
+    async def peer(self, target: Target) -> AnyPeer:
+        if target.verdict("legacy") is not False:
+            try:
+                pooled = await self.view.farm.borrow(target, self.hello, self.audience, alone=False)
+            except VersionRefused:
+                target.learn("legacy", False)
+            else:
+                self.view.farm.give_back(pooled)
+                return pooled.peer
+        return await self.view.bridged(self, target)

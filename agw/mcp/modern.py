@@ -41,7 +41,8 @@ class ModernRequest(Conversation):
         info = meta.get(revisions.META_CLIENT_INFO)
         super().__init__(view, Hello(version, bytes(capabilities or b"{}"), bytes(info or b'{"name":"unknown","version":"0"}')), principal)
         self.answer = answer
-        self.logs = revisions.META_LOG_LEVEL in meta
+        level = meta.get(revisions.META_LOG_LEVEL)
+        self.level = None if level is None else bytes(level)
         self.target: Target | None = None
 
     async def peer(self, target: Target) -> AnyPeer:
@@ -56,13 +57,10 @@ class ModernRequest(Conversation):
                 return peer
         return await self.view.bridged(self, target)
 
-    def asked(self, target: Target) -> None:
-        self.target = target
-
     # the sink
 
     def notification(self, note: Message) -> None:
-        if note.method == "notifications/message" and not self.logs:
+        if note.method == "notifications/message" and self.level is None:
             return
         self.answer.send(self.view.outward_note(self.target, note).raw)
 
@@ -86,11 +84,25 @@ class ModernFront:
             # Modern HTTP defines no notification of the client; it is taken and means nothing.
             call.reply(202, None, b"")
             return
+        if self._belongs_elsewhere(call, note):
+            return
         answer = Answer(call, json=json, events=events)
         meta = verdict.meta or {}
         request = ModernRequest(view, meta, verdict.version, self.service.principal(call), answer)
         task = self.service.serve(call, self._perform(request, call, note, answer), answer, note.ident, legacy=False)
         call.on_close = task.cancel
+
+    def _belongs_elsewhere(self, call: Call, note: Message) -> bool:
+        """A retry whose call is parked in another worker goes there as it came."""
+        if note.params is None or b"requestState" not in note.params or call.header(b"agw-hop") is not None:
+            return False
+        state = message.text(message.members(note.params).get("requestState"))
+        slot = None if state is None else self.service.parking.home(state, self.service.principal(call))
+        way = None if slot is None else self.service.host.hop(call, slot)
+        if way is None:
+            return False
+        call.pass_on(way, None)
+        return True
 
     async def _perform(self, request: ModernRequest, call: Call, note: Message, answer: Answer) -> None:
         method, ident = note.method or "", note.ident or b"null"
@@ -98,7 +110,7 @@ class ModernFront:
             await self.service.listen(request, note, answer)
             return
         if method == "server/discover":
-            result = await request.view.discover(request)
+            result = await request.view.discover(request, note, self.service.forwarded(call))
         else:
             await request.view.check_param_headers(request, note, call)
             headers = [*self.service.forwarded(call), *param_headers(call)]

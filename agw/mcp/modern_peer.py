@@ -20,9 +20,10 @@ import msgspec
 import orjson
 
 from agw.mcp import errors, message, revisions
+from agw.mcp.bridge.requests import Envelope, with_envelope
 from agw.mcp.message import Members, Message, MessageError
 from agw.mcp.param_headers import encode_value
-from agw.mcp.peer import Flight, Sink, outcome
+from agw.mcp.peer import Flight, Hello, Sink, outcome
 from agw.mcp.target import Target, header_lines
 from agw.mcp.transport import Headers, TransportError
 
@@ -112,6 +113,11 @@ class ModernPeer:
         except MessageError:
             raise errors.target_down(self.target.name, "its answer was not valid") from None
         return outcome(reply)
+
+    async def fetch(self, method: str, params: bytes, hello: Hello) -> bytes:
+        """A page of a list, asked in the name of `hello`."""
+        envelope = Envelope(self.version, hello.capabilities, hello.client_info)
+        return await self.request(method, with_envelope(params, envelope), b'"agw-list-%d"' % next(self._ids), None)
 
     async def _tell_cancelled(self, ident: bytes) -> None:
         try:

@@ -27,6 +27,7 @@ from agw.mcp.ladder import has_capability
 from agw.mcp.message import Members, Message
 from agw.mcp.peer import LegacyPeer, Sink
 from agw.mcp.seal import KeyRing
+from agw.mcp.target import Target
 from agw.mcp.transport import Headers
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class ParkingSink:
 
     def __init__(self, parked: Parked) -> None:
         self.parked = parked
+        self.target: Target | None = None
         self.listener: Sink | None = None
 
     def notification(self, note: Message) -> None:

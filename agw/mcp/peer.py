@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -40,7 +40,9 @@ class Hello(NamedTuple):
 
 
 class Sink(Protocol):
-    """Where messages go that belong to a request in flight."""
+    """Where messages go that belong to a request in flight. `target` is set when the request is routed."""
+
+    target: Target | None
 
     def notification(self, note: Message) -> None: ...
     def server_request(self, peer: LegacyPeer, ask: Message) -> None: ...
@@ -232,6 +234,10 @@ class LegacyPeer:
             params = message.encode(parts)
         return Flight(own, method, sink, own if token is not None else None, token), params
 
+    async def fetch(self, method: str, params: bytes, hello: Hello) -> bytes:
+        """A page of a list."""
+        return await self.request(method, params, b'"agw-list-%d"' % next(self._ids), None)
+
     async def notify(self, method: str, params: bytes | None, headers: Headers = ()) -> None:
         """Send a notification; a target that is down is no error, nobody waits for the answer."""
         await self.send(message.notification(method, params), headers)
@@ -345,5 +351,3 @@ def outcome(reply: Reply) -> bytes:
         return bytes(found)
     raise errors.TargetError(bytes(parts.get("error", b'{"code":-32603,"message":"no answer"}')), status=reply.status or 200)
 
-
-Opener = Callable[[], Awaitable[LegacyPeer]]

@@ -23,11 +23,14 @@ from agw._fast.call import Call
 from agw._fast.exchange import Context
 from agw._fast.policy import Choice
 from agw.mcp import errors, ladder, message, revisions
+from agw.mcp.farm import Farm
 from agw.mcp.legacy import SESSION_HEADER, LegacyFront
-from agw.mcp.legacy_session import LegacySession
+from agw.mcp.legacy_session import LegacySession, StatelessSession
+from agw.mcp.listen import Listener, listen
 from agw.mcp.message import Message
-from agw.mcp.modern import ModernFront
+from agw.mcp.modern import ModernFront, ModernRequest
 from agw.mcp.origin_guard import Guard
+from agw.mcp.parking import Parking
 from agw.mcp.peer import Hello
 from agw.mcp.seal import KeyRing
 from agw.mcp.session import SessionState, UpstreamSession
@@ -67,13 +70,41 @@ class McpService:
         self.host = host
         self.sessions: dict[bytes, LegacySession] = {}
         self.answers: set[Answer] = set()
+        self.listeners: set[Listener] = set()
         self.tasks: set[asyncio.Task[Any]] = set()
         self.legacy = LegacyFront(self)
         self.modern = ModernFront(self)
         self._guards: dict[str, Guard] = {}
-        self.view = View(self, endpoint)
-        self.virtual = {plan.name.encode(): View(self, endpoint, plan) for plan in endpoint.plan.virtual_servers}
+        self.parking = Parking(host.ring, host.instance, host.index)
+        self.origin = f"{host.index}.{int(host.started * 1000):x}"
+        self._look_at(endpoint, None)
+
+    def _look_at(self, endpoint: McpEndpoint, previous: Farm | None) -> None:
         self.endpoint = endpoint
+        self.farm = Farm(endpoint, self.host, previous)
+        self.view = View(self, endpoint, self.farm)
+        self.virtual = {plan.name.encode(): View(self, endpoint, self.farm, plan, self.view) for plan in endpoint.plan.virtual_servers}
+        self._guards.clear()
+
+    def reconfigure(self, endpoint: McpEndpoint) -> None:
+        """A new plan: targets that stay are kept with what is known of them, sessions go on, and everybody hears of it."""
+        before = self.farm
+        old = self.view
+        self._look_at(endpoint, before)
+        names = {target.name: target for target in self.farm.targets}
+        for session in self.all_sessions():
+            virtual = session.view.virtual
+            view = self.view if virtual is None else self.virtual.get(virtual.name.encode())
+            if view is None:
+                self.spawn(self.end_session(session))
+                continue
+            session.view = view
+            for name in [name for name, peer in session.peers.items() if names.get(name) is not peer.target]:
+                self.spawn(session.drop_peer(name))
+        self.spawn(before.close())
+        self.spawn(old.catalogue.close())
+        for kind in ("tools", "prompts", "resources"):
+            self.announce(f"notifications/{kind}/list_changed")
 
     # ------------------------------------------------------------------------------------------ calls
 
@@ -95,7 +126,8 @@ class McpService:
             return
         versions = call.values(b"mcp-protocol-version")
         if not self.endpoint.plan.stateful or any(version.decode("latin-1") in revisions.MODERN for version in versions):
-            call.reply(405, b"application/json", _failure(None, errors.RpcError(errors.INVALID_REQUEST, "method not allowed here")), b"Allow: POST\r\n", MCP_REASON)
+            refusal = errors.RpcError(errors.INVALID_REQUEST, "method not allowed here")
+            call.reply(405, b"application/json", _failure(None, refusal), b"Allow: POST\r\n", MCP_REASON)
             return
         if call.method == "GET":
             if not ladder.accepts(call.values(b"accept"))[1]:
@@ -114,7 +146,9 @@ class McpService:
             self.legacy.post(call, view, None, json, events)
             return
         method = None if call.rpc is None else message.text(b'"' + call.rpc + b'"')
-        note = Message(call.body, call.kind, call.ident, method, call.params)
+        kind = call.kind
+        assert kind == "request" or kind == "notification" or kind == "response"
+        note = Message(call.body, kind, call.ident, method, call.params)
         verdict = ladder.judge(call.values, note, revisions.ALL, allow_unknown=view.takes_unknown)
         if verdict.era == "modern":
             self.modern.post(call, view, note, verdict, json, events)
@@ -194,6 +228,8 @@ class McpService:
         plan = self.endpoint.plan
         if len(self.sessions) >= plan.max_sessions:
             raise errors.RpcError(errors.INTERNAL, "the gateway has no room for another session", status=503, always=True, reason="sessions")
+        if not plan.stateful:
+            return None, await view.initialize(StatelessSession(view, hello, self.principal(call)))
         now = int(time.time())
         state = SessionState(
             version=hello.version, capabilities=hello.capabilities, client_info=hello.client_info, backend=view.name, created=now,
@@ -251,6 +287,10 @@ class McpService:
         session = self.sessions[token] = LegacySession(view, hello, principal, state, token)
         return session
 
+    async def listen(self, request: ModernRequest, note: Message, answer: Answer) -> None:
+        """`subscriptions/listen`, until the caller leaves."""
+        await listen(self, request, note, answer)
+
     async def end_session(self, session: LegacySession) -> None:
         """Forget a session and end what stands behind it."""
         self.sessions.pop(session.token, None)
@@ -275,21 +315,29 @@ class McpService:
                 session.standalone.keep_alive()
             elif now - session.last_used > ttl and not session.flights:
                 self.spawn(self.end_session(session))
-        self.view.sweep(now)
+        self.spawn(self._sweep_shared(now))
+
+    async def _sweep_shared(self, now: float) -> None:
+        await self.parking.sweep(now)
+        await self.farm.sweep(now)
 
     def announce(self, method: str) -> None:
         """Lists changed: tell every session and every listener, once."""
         note = message.notification(method, None)
         for session in self.all_sessions():
             session.tell(note)
-        self.view.listeners_changed(method)
+        for listener in list(self.listeners):
+            listener.changed(method)
 
     async def close(self) -> None:
         """The end of the worker or of the backend."""
         await asyncio.gather(*(self.end_session(session) for session in self.all_sessions()), return_exceptions=True)
         for task in list(self.tasks):
-            task.cancel()
-        await self.view.close()
+            if task is not asyncio.current_task():
+                task.cancel()
+        await self.parking.close()
+        await self.view.catalogue.close()
+        await self.farm.close()
 
 
 def _failure(ident: bytes | None, error: errors.RpcError) -> bytes:

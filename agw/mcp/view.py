@@ -20,6 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import orjson
+from msgspec import Raw
 
 import agw
 from agw._fast.call import Call
@@ -36,11 +37,11 @@ from agw.mcp.federation.names import Naming
 from agw.mcp.federation.rewrite import Maps
 from agw.mcp.federation.uris import Uris
 from agw.mcp.federation.virtual import View as Picked
-from agw.mcp.legacy_session import LegacySession
+from agw.mcp.legacy_session import LegacySession, StatelessSession
 from agw.mcp.message import Message
 from agw.mcp.modern import ModernRequest
 from agw.mcp.modern_peer import ModernPeer
-from agw.mcp.peer import LegacyPeer
+from agw.mcp.peer import Hello, LegacyPeer
 from agw.mcp.replay import ReplayStore
 from agw.mcp.target import Target
 from agw.mcp.transport import TransportError
@@ -78,7 +79,7 @@ class View:
         self.is_plain = not self.is_multiplexed and not self.naming.prefixed and virtual is None
         self.takes_unknown = self.is_plain
         self._maps = [Maps(partial(self.uris.public, index), partial(self.naming.task, index)) for index in range(len(names))]
-        self.catalogue = whole.catalogue if whole is not None else self._catalogue(endpoint)
+        self.catalogue: Catalogue = whole.catalogue if whole is not None else self._catalogue(endpoint)
 
     def _catalogue(self, endpoint: McpEndpoint) -> Catalogue:
         plan = endpoint.plan
@@ -172,7 +173,7 @@ class View:
         if kind != "tools":
             raise errors.method_not_found(method)
         shown = self.picked.apply(self.catalogue.ready(kind, audience) or await self.catalogue.listing(kind, audience))
-        return shown.result(conversation.era == "modern", time.monotonic(), message.msgspec.Raw(SERVER_INFO) if conversation.era == "modern" else None)
+        return shown.result(conversation.era == "modern", time.monotonic(), Raw(SERVER_INFO) if conversation.era == "modern" else None)
 
     def audience(self, conversation: Conversation) -> Audience:
         """Who shares lists with this conversation."""
@@ -185,7 +186,7 @@ class View:
         if needed not in peer.capabilities:
             raise errors.method_not_found(method)
         params = b"{}" if cursor is None else b'{"cursor":%b}' % cursor
-        return await peer.fetch(method, params)
+        return await peer.fetch(method, params, conversation.hello)
 
     def _on_change(self, kind: KindName) -> None:
         self.service.announce(f"notifications/{'resources' if kind == 'templates' else kind}/list_changed")
@@ -230,6 +231,14 @@ class View:
         if found is None:
             raise errors.unknown_resource(uri, conversation.era == "modern")
         return self.targets[found[0]], found[1]
+
+    def public_uri(self, target: Target, uri: str) -> str:
+        """A target's URI as callers see it."""
+        return self.uris.public(target.index, uri)
+
+    def public_task(self, target: Target, ident: str) -> str:
+        """A target's task id as callers see it."""
+        return self.naming.task(target.index, ident)
 
     def task(self, ident: str) -> tuple[Target, str]:
         """The target of a task and its id there."""
@@ -300,6 +309,11 @@ class View:
         assert isinstance(conversation, ModernRequest)
         return await OverLegacy.open(self.farm, target, conversation)
 
+    def stateless_session(self, call: Call, principal: bytes) -> LegacySession:
+        """What stands for a session where none are kept."""
+        version = (call.header(b"mcp-protocol-version") or b"2025-03-26").decode("latin-1")
+        return StatelessSession(self, Hello(version, b"{}", SERVER_INFO), principal)
+
     def note_capabilities(self, target: Target, peer: LegacyPeer) -> None:
         """What a target said at a handshake."""
         self.farm.note_capabilities(target, peer.capabilities)
@@ -310,13 +324,12 @@ class View:
 
     def changed(self, target: Target, method: str) -> None:
         """A target says that a list of it changed."""
-        kind = method.split("/")[1]
         if self.is_plain:
             self.service.announce(method)
-        elif kind in KINDS:
-            self.catalogue.invalidate(target.index, kind)
-            if kind == "resources":
-                self.catalogue.invalidate(target.index, "templates")
+            return
+        for kind in KINDS:
+            if method.startswith(f"notifications/{'resources' if kind == 'templates' else kind}/"):
+                self.catalogue.invalidate(target.index, kind)
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
         """Something nobody waits for."""
