@@ -74,7 +74,7 @@ class Conversation(ABC):
             raise errors.method_not_found(method)
         if rule.route == "all":
             if method in BY_METHOD:
-                return await view.listing(self, BY_METHOD[method].name, params, ident)
+                return await view.listing(self, BY_METHOD[method].name, params, ident, sink)
             return await self._merged_tasks(method, params, ident)
         parts = message.members(params)
         if rule.route == "ref":

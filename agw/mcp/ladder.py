@@ -177,6 +177,14 @@ def _welcome(ranges: dict[bytes, float], *media: bytes) -> bool:
     return next((ranges[one] for one in (*media, b"*/*") if one in ranges), 0.0) > 0.0
 
 
+def prefers_events(values: Sequence[bytes]) -> bool:
+    """Whether an `Accept` names `text/event-stream` before `application/json`: of types equally welcome the first is preferred."""
+    field = b",".join(values).lower()
+    events = field.find(b"text/event-stream")
+    json = field.find(b"application/json")
+    return 0 <= events < json
+
+
 def is_json(content_type: bytes | None) -> bool:
     """Whether a body is declared as `application/json`, parameters aside. Absent is no: a page may send that anywhere."""
     return content_type is not None and content_type.partition(b";")[0].strip(b" \t").lower() == b"application/json"

@@ -176,7 +176,7 @@ class LegacyFront:
             if found is None:
                 raise errors.RpcError(errors.INVALID_REQUEST, "no stream with this event id", status=400, always=True)
             stream, replay = found
-            stream.attach(call, prime=False)
+            stream.attach(call, prime=prime, after=last.decode("latin-1"))
             stream.replay(replay.events)
         else:
             stream = session.open_stream()

@@ -66,6 +66,10 @@ class Flight:
     def gap(self, retry_ms: int | None) -> None:
         self.answer.part(retry_ms)
 
+    def streamed(self) -> None:
+        # What streams there streams here: some callers count on it.
+        self.answer.begin()
+
 
 class LegacySession(Conversation):
     """One session. `token` is its id; `state` what is sealed in it."""

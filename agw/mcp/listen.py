@@ -89,6 +89,9 @@ class Upstream:
     def gap(self, retry_ms: int | None) -> None:
         """Nor this."""
 
+    def streamed(self) -> None:
+        """It always is."""
+
 
 class Listener:
     """One listen request of a modern caller."""

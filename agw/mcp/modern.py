@@ -71,6 +71,9 @@ class ModernRequest(Conversation):
     def gap(self, retry_ms: int | None) -> None:
         """A modern target cannot do this, and a bridged one's polling is no business of the client's."""
 
+    def streamed(self) -> None:
+        self.answer.begin()
+
 
 class ModernFront:
     """What a service says to modern clients."""

@@ -23,7 +23,7 @@ from agw.mcp import errors, message, revisions
 from agw.mcp.bridge.requests import Envelope, with_envelope
 from agw.mcp.message import Members, Message, MessageError
 from agw.mcp.param_headers import encode_value
-from agw.mcp.peer import Flight, Hello, Sink, outcome
+from agw.mcp.peer import Flight, Hello, Sink, is_stream, outcome
 from agw.mcp.target import Target, header_lines
 from agw.mcp.transport import Headers, TransportError
 
@@ -112,6 +112,8 @@ class ModernPeer:
             message.parse(reply.message)
         except MessageError:
             raise errors.target_down(self.target.name, "its answer was not valid") from None
+        if sink is not None and is_stream(reply):
+            sink.streamed()
         return outcome(reply)
 
     async def fetch(self, method: str, params: bytes, hello: Hello) -> bytes:

@@ -65,6 +65,10 @@ class ParkingSink:
     def gap(self, retry_ms: int | None) -> None:
         """The target's polling is dealt with by the transport."""
 
+    def streamed(self) -> None:
+        if self.listener is not None:
+            self.listener.streamed()
+
 
 class Parked:
     """One call at a legacy target, from its start to its result."""

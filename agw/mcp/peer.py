@@ -47,6 +47,8 @@ class Sink(Protocol):
     def notification(self, note: Message) -> None: ...
     def server_request(self, peer: LegacyPeer, ask: Message) -> None: ...
     def gap(self, retry_ms: int | None) -> None: ...
+    def streamed(self) -> None:
+        """The response came on an event stream."""
 
 
 class Flight:
@@ -191,6 +193,8 @@ class LegacyPeer:
             raise errors.target_down(self.target.name, "its answer was not valid") from None
         finally:
             self.flights.pop(flight.ident, None)
+        if sink is not None and is_stream(reply):
+            sink.streamed()
         return outcome(reply)
 
     async def _carry(self, method: str, text: bytes, flight: Flight, headers: Headers, wait: float) -> Reply:
@@ -341,6 +345,11 @@ class VersionRefused(Exception):
     def __init__(self, raw_error: bytes) -> None:
         super().__init__("the target does not speak this era")
         self.raw_error = raw_error
+
+
+def is_stream(reply: Reply) -> bool:
+    """Did the response come as an event of a stream?"""
+    return (reply.header(b"content-type") or b"").lower().startswith(b"text/event-stream")
 
 
 def outcome(reply: Reply) -> bytes:

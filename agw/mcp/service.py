@@ -153,7 +153,8 @@ class McpService:
         if verdict.era == "modern":
             self.modern.post(call, view, note, verdict, json, events)
         else:
-            self.legacy.post(call, view, note, json, events)
+            # Of two types that are equally welcome the one named first is preferred; sessions know streams, so they may choose.
+            self.legacy.post(call, view, note, json and not (events and ladder.prefers_events(call.values(b"accept"))), events)
 
     def _guard(self, call: Call) -> Guard:
         found = self._guards.get(call.bind)

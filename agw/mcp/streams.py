@@ -31,14 +31,14 @@ class EventStream:
         self.call: Call | None = None
         self.over = False
 
-    def attach(self, call: Call, *, prime: bool, retry_ms: int | None = None) -> None:
-        """Send on this connection from now on; an older one is ended."""
+    def attach(self, call: Call, *, prime: bool, retry_ms: int | None = None, after: str = "") -> None:
+        """Send on this connection from now on; an older one is ended. `after`: the event the caller saw last."""
         self._end()
         self.call = call
         call.on_close = self._lost
         call.start(200, STREAM_LINES)
         if prime and self.memory is not None:
-            call.write(priming_frame(self.memory.last_id, retry_ms))
+            call.write(priming_frame(after or self.memory.last_id, retry_ms))
         else:
             # Something at once, so that the caller sees the stream open through whatever is in between.
             call.write(KEEP_ALIVE)

@@ -41,7 +41,7 @@ from agw.mcp.legacy_session import LegacySession, StatelessSession
 from agw.mcp.message import Message
 from agw.mcp.modern import ModernRequest
 from agw.mcp.modern_peer import ModernPeer
-from agw.mcp.peer import Hello, LegacyPeer
+from agw.mcp.peer import Hello, LegacyPeer, Sink
 from agw.mcp.replay import ReplayStore
 from agw.mcp.target import Target
 from agw.mcp.transport import TransportError
@@ -156,12 +156,12 @@ class View:
 
     # ------------------------------------------------------------------------------------------ lists
 
-    async def listing(self, conversation: Conversation, kind: KindName, params: bytes | None, ident: bytes) -> bytes:
+    async def listing(self, conversation: Conversation, kind: KindName, params: bytes | None, ident: bytes, sink: Sink | None) -> bytes:
         """The result of a list request."""
         method = KINDS[kind].method
         if self.is_plain:
             peer = await conversation.peer(self.targets[0])
-            return await peer.request(method, params, ident, None)
+            return await peer.request(method, params, ident, sink)
         cursor = message.members(params).get("cursor")
         token = None if cursor is None else message.text(cursor)
         if cursor is not None and token is None:
