@@ -114,7 +114,8 @@ class BackendRef(Frozen, frozen=True, omit_defaults=True):
     """A weighted choice of a route: index into `Plan.clusters`, and policies that apply only there.
 
     `mcp` is an index into `Plan.mcp` (-1: not an MCP backend). Of an MCP backend `cluster` is the cluster of its
-    first http target, -1 when it has none.
+    first http target, -1 when it has none, and the request header changes of `policies` are that target's: each target
+    has its own, merged, in `McpTargetPlan.headers`.
     """
 
     cluster: int
@@ -207,13 +208,15 @@ class StdioPlan(Frozen, frozen=True, omit_defaults=True):
 class OpenApiPlan(Frozen, frozen=True, omit_defaults=True):
     """An OpenAPI document as JSON text, "" when it is fetched from `url` at run time (again every `refresh_ns`).
 
-    `prefix_path` goes before the path of every operation.
+    `prefix_path` goes before the path of every operation. `url_cluster` is where `url` is fetched: an index into
+    `Plan.clusters`, -1 when `url` is a path of the service itself.
     """
 
     schema: str = ""
     url: str = ""
     refresh_ns: int = 86_400_000_000_000
     prefix_path: str = ""
+    url_cluster: int = -1
 
 
 class McpTargetPlan(Frozen, frozen=True, omit_defaults=True):
