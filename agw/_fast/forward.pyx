@@ -281,6 +281,10 @@ cdef int build_request(Out* o, const Head* h, const char* buf, Choice choice, Ht
             put_(o, b"\r\n", 2)
     if edits is not None:
         put_bytes(o, edits.lines)
+    if ctx.name != NULL:
+        put_(o, b"Mcp-Name: ", 10)
+        put_(o, ctx.name, ctx.name_len)
+        put_(o, b"\r\n", 2)
     if ctx.upgrade:
         put_(o, b"Connection: upgrade\r\nUpgrade: ", 30)
         put_(o, buf + h.upgrade_off, h.upgrade_len)

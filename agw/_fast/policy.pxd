@@ -23,6 +23,8 @@ cdef class Cors:
     cdef bytes preflight(self, bytes origin)
 
 cdef class Choice:
+    cdef readonly object table              # CallTable: what the service lets us do without it, or None
+    cdef readonly uint32_t target           # of a service's own choices: which of its targets
     cdef readonly Cluster cluster           # None when `service` answers
     cdef readonly object service            # Python code that serves the request (agw.mcp.service), or None
     cdef readonly uint32_t weight

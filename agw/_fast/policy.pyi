@@ -13,6 +13,7 @@ from typing import Protocol, type_check_only
 from typing_extensions import disjoint_base
 
 from agw._fast.call import Call
+from agw._fast.calls import CallTable
 from agw._fast.pool import Cluster
 from agw._fast.router import Router
 from agw.runtime.plan import HttpPlan
@@ -101,8 +102,17 @@ class Choice:
         redirect: Location | None,
         response_timeout_ns: int,
         service: Service | None = None,
+        target: int = 0,
     ) -> None:
-        """`cluster` is None when `service` answers."""
+        """`cluster` is None when `service` answers; `target` numbers the choices of a service's own."""
+
+    def set_table(self, table: CallTable | None) -> None:
+        """What the service lets the exchange do without it."""
+
+    @property
+    def table(self) -> CallTable | None: ...
+    @property
+    def target(self) -> int: ...
     @property
     def cluster(self) -> Cluster | None:
         """Where requests go."""

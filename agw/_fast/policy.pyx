@@ -114,9 +114,11 @@ cdef class Cors:
 
 cdef class Choice:
     def __init__(self, cluster, weight, *, request_edits, response_edits, host, host_mode, host_part, path, path_prefix,
-                 redirect, response_timeout_ns, service=None):
+                 redirect, response_timeout_ns, service=None, target=0):
         self.cluster = cluster
         self.service = service
+        self.table = None
+        self.target = target
         self.weight = weight
         self.request_edits = request_edits
         self.response_edits = response_edits
@@ -127,6 +129,9 @@ cdef class Choice:
         self.path_prefix = path_prefix
         self.redirect = redirect
         self.response_timeout = response_timeout_ns
+
+    def set_table(self, table):
+        self.table = table
 
 
 cdef class Route:

@@ -130,6 +130,9 @@ class PlainOrigin:
                     if len(content) > max_bytes:
                         raise TransportError("limit", "the answer is too large")
                 elif isinstance(event, h11.EndOfMessage):
+                    if 300 <= head.status_code < 400:
+                        headers = [(bytes(k), bytes(v)) for k, v in head.headers]
+                        raise TransportError("status", "a redirect", status=head.status_code, headers=headers)
                     return Answer(head.status_code, [(bytes(k), bytes(v)) for k, v in head.headers], bytes(content))
                 elif isinstance(event, h11.ConnectionClosed):
                     raise TransportError("closed", "closed before the answer")
