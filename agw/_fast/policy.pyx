@@ -128,6 +128,13 @@ cdef class Choice:
         self.response_timeout = response_timeout_ns
 
 
+def hop_choice(cluster not None):
+    cdef Choice choice = Choice(cluster, 1, request_edits=None, response_edits=None, host=None, host_mode=0, host_part=b"",
+                                path=None, path_prefix=None, redirect=None, response_timeout_ns=0)
+    choice.hop = True
+    return choice
+
+
 cdef class Route:
     def __init__(self, name, label, labels, log_fields, choices, *, cors, reply_edits, redirect, direct, request_timeout_ns):
         self.name = name

@@ -202,7 +202,11 @@ class AccessLogPlan(Frozen, frozen=True, omit_defaults=True):
 
 
 class ProcessPlan(Frozen, frozen=True, omit_defaults=True):
-    """The `config:` block: read once at start, not by a reload."""
+    """The `config:` block: read once at start, not by a reload.
+
+    `session_keys` (32 octets as hex, the first seals, all open) are the exception: a reload may change them. The
+    supervisor fills in what is not configured, and `instance`: 8 octets as hex, another one for each life of a supervisor.
+    """
 
     workers: int = 0
     pin_cpus: bool = False
@@ -215,6 +219,9 @@ class ProcessPlan(Frozen, frozen=True, omit_defaults=True):
     log_level: str = "info"
     metrics_prefix: str = "agw"
     dns_refresh_ns: int = 30_000_000_000
+    session_keys: list[str] = []
+    session_key_file: str = ""
+    instance: str = ""
 
 
 class Plan(Frozen, frozen=True, omit_defaults=True):
