@@ -35,6 +35,7 @@ from agw.supervisor.sockets import ListenSet, SocketError, address_text, bind_pl
 from agw.supervisor.systemd import Notifier, take_listen_fds
 from agw.telemetry.logs import OperatorLog
 from agw.worker import worker
+from agw.worker.journal import make_journal
 from agw.worker.logwriter import open_log
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ class Supervisor:
         self._arena.publish(1, True)
         self._workers = [Child("worker", i) for i in range(workers)]
         self._helper = Child("helper", -1)
+        self._journals = [make_journal(i) for i in range(workers)]
         self._crashes = CrashLoop()
         self._exit_code: int | None = None
         self._draining_until = 0
@@ -229,7 +231,7 @@ class Supervisor:
             for key in [k for k in listeners if k not in self._snapshot.binds]:
                 os.close(listeners.pop(key))
                 os.close(hops.pop(key))
-            return worker.main(child.slot, self._arena, self._snapshot, self._labels, listeners, hops, lent, channel, parent)
+            return worker.main(child.slot, self._arena, self._snapshot, self._labels, listeners, hops, lent, self._journals[child.slot], channel, parent)
 
         slot = self._arena.slot(child.slot)
         for key in self._snapshot.binds:
@@ -258,6 +260,9 @@ class Supervisor:
         for child in (*self._workers, self._helper):
             if child is not me and child.channel is not None:
                 child.channel.close()
+        for slot, journal in enumerate(self._journals):
+            if slot != me.slot:
+                os.close(journal)
         if me is self._helper:
             self._listen.keep_only_slot(-1)
         else:
@@ -334,7 +339,7 @@ class Supervisor:
             plan = msgspec.structs.replace(loaded.plan, process=msgspec.structs.replace(self._plan.process, session_keys=keys))
             snapshot = compile_plan(plan, generation, self._labels)
         except (ConfigErrors, CompileError, KeyFileError, ValueError) as error:
-            self._refused(error.strerror if isinstance(error, KeyFileError) else str(error))
+            self._refused(str(error.strerror if isinstance(error, KeyFileError) else error))
             return
         if self._snapshot.binds and not snapshot.binds:
             # An editor or a copy that truncates first shows a file like that.

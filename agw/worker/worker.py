@@ -33,6 +33,7 @@ from agw.runtime.snapshot import BindKey, LabelIndex, Labels, Snapshot
 from agw.shm import layout
 from agw.supervisor.channel import Channel, ChannelClosed, Message
 from agw.worker.hop import Hops
+from agw.worker.journal import Journal
 from agw.worker.logwriter import LogWriter
 from agw.worker.resolver import Resolver
 
@@ -52,7 +53,7 @@ class Worker:
 
     def __init__(
         self, index: int, arena: layout.Arena, snapshot: Snapshot, labels: LabelIndex, listeners: dict[BindKey, int],
-        hops: dict[BindKey, int], lent: frozenset[BindKey], channel: Channel, parent: int,
+        hops: dict[BindKey, int], lent: frozenset[BindKey], journal: int, channel: Channel, parent: int,
     ) -> None:
         self.index = index
         self.siblings = [slot for i, slot in enumerate(arena.slots_in_use) if i != index]
@@ -83,6 +84,7 @@ class Worker:
         self._adopt(snapshot, listeners)
         self.hops = Hops(self.context, plan.process.instance, index)
         self.hop_fds = hops
+        self.journal = Journal(journal)
 
     # -------------------------------------------------------------------------------------------- life
 
@@ -329,11 +331,12 @@ def settled(slot: Slot, now: int) -> bool:
 
 def main(
     index: int, arena: layout.Arena, snapshot: Snapshot, labels: LabelIndex, listeners: dict[BindKey, int], hops: dict[BindKey, int],
-    lent: frozenset[BindKey], channel: Channel, parent: int,
+    lent: frozenset[BindKey], journal: int, channel: Channel, parent: int,
 ) -> int:
     """The worker's life after the fork; returns its exit code.
 
-    `listeners` are for clients, `hops` for other workers; `lent` names the listeners that outlive this instance.
+    `listeners` are for clients, `hops` for other workers; `lent` names the listeners that outlive this instance;
+    `journal` is the slot's memory of its sessions.
     """
     process.set_name(b"agw-worker")
     process.set_parent_death_signal(signal.SIGTERM)
@@ -350,7 +353,7 @@ def main(
         allowed = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {allowed[index % len(allowed)]})
     try:
-        return Worker(index, arena, snapshot, labels, listeners, hops, lent, channel, parent).run()
+        return Worker(index, arena, snapshot, labels, listeners, hops, lent, journal, channel, parent).run()
     except Exception:
         log.exception("worker failed")
         return 1
