@@ -251,8 +251,8 @@ cdef class Acceptor(Handler):
         key = text
         held = self.ctx.per_address.get(key, 0)
         # What another worker passes on was admitted there; its pool is bounded.
-        if not from_worker and ((http.max_connections and self.ctx.slot.gauges[G_CONNECTIONS] >= http.max_connections) \
-                or (http.max_per_address and held >= http.max_per_address)):
+        if not from_worker and ((http.max_connections and self.ctx.slot.gauges[G_CONNECTIONS] >= http.max_connections)
+                                or (http.max_per_address and held >= http.max_per_address)):
             return self.turn_away(fd)
         self.ctx.per_address[key] = held + 1
         d = Downstream()
