@@ -35,6 +35,7 @@ cdef class Choice:
     cdef readonly int host_mode         # 0 fixed or kept, 1 host part, 2 port part
     cdef readonly bytes path            # whole path, or None
     cdef readonly bytes path_prefix     # replaces the matched prefix, or None
+    cdef readonly bint hop              # to another worker: the request goes as it came, see hop_choice
     cdef readonly object redirect
     cdef readonly int64_t response_timeout
 

@@ -43,6 +43,9 @@ class HeaderEdits:
     def __init__(self, remove: Iterable[str], set_: Sequence[tuple[str, str]], add: Iterable[tuple[str, str]]) -> None:
         """Errors: ValueError, see header_line."""
 
+    def derived(self, lines: bytes) -> HeaderEdits:
+        """The same removals with other lines, which the caller vouches for (`header_line`)."""
+
     def would_drop(self, name: bytes) -> bool:
         """Is a field of this name, in any case, left out of the head? For tests; the exchange calls `drops`."""
 
@@ -154,12 +157,20 @@ class Choice:
         """Replaces the matched prefix, without trailing slash; None: it is kept."""
 
     @property
+    def hop(self) -> bool:
+        """Does the request go to another worker? See `hop_choice`."""
+
+    @property
     def redirect(self) -> Location | None:
         """Answers instead of the backend."""
 
     @property
     def response_timeout(self) -> int:
         """Time for the response head; 0: the cluster's."""
+
+def hop_choice(cluster: Cluster) -> Choice:
+    """A choice that passes a request on to another worker of this gateway, as it came: path, Host and X-Forwarded-* are
+    the client's, and `agw-hop: 1` and `agw-peer` (the client's address) are added. See agw.worker.hop."""
 
 @disjoint_base
 class Route:

@@ -28,6 +28,12 @@ cdef class HeaderEdits:
         self.drop = tuple([n.lower().encode("latin-1") for n in remove] + [n.lower().encode("latin-1") for n, _ in set_])
         self.lines = b"".join([header_line(n, v) for n, v in set_] + [header_line(n, v) for n, v in add])
 
+    def derived(self, bytes lines not None):
+        cdef HeaderEdits edits = HeaderEdits.__new__(HeaderEdits)
+        edits.drop = self.drop
+        edits.lines = lines
+        return edits
+
     def would_drop(self, bytes name not None):
         return bool(self.drops(PyBytes_AS_STRING(name), <uint32_t> PyBytes_GET_SIZE(name)))
 
@@ -132,6 +138,13 @@ cdef class Choice:
 
     def set_table(self, table):
         self.table = table
+
+
+def hop_choice(cluster not None):
+    cdef Choice choice = Choice(cluster, 1, request_edits=None, response_edits=None, host=None, host_mode=0, host_part=b"",
+                                path=None, path_prefix=None, redirect=None, response_timeout_ns=0)
+    choice.hop = True
+    return choice
 
 
 cdef class Route:

@@ -64,6 +64,7 @@ class Service:
                     self.send_header(name, value)
                 if status not in (204, 304):
                     self.send_header("content-length", fields.get("content-length", str(len(content))))
+                self.send_header("connection", "close")
                 self.end_headers()
                 if self.command != "HEAD" and status not in (204, 304):
                     self.wfile.write(content)
