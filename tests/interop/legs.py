@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -127,7 +128,7 @@ def compare(leg: Leg, wire: conformance.Leg, workers: int, direct: conformance.S
     out = LOGS / f"{leg.name}-{workers}" / wire.name
     try:
         through = conformance.run(wire, NODE, MODULES, url, out)
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, subprocess.TimeoutExpired) as error:
         through = {}
         print(f"  {error}", flush=True)
     found = {difference.key: difference for difference in conformance.differences(direct, through)}
