@@ -31,7 +31,7 @@ from agw.mcp.peer import Hello, LegacyPeer, SessionGone, VersionRefused, drop_be
 from agw.mcp.replay import Replay, ReplayStore
 from agw.mcp.revisions import LOG_LEVELS
 from agw.mcp.session import SessionState, UpstreamSession
-from agw.mcp.streams import Answer, EventStream
+from agw.mcp.streams import EventStream, Reporter
 from agw.mcp.target import Target
 from agw.mcp.transport import TransportError
 from agw.mcp.transports.origin import Stream
@@ -61,7 +61,7 @@ class Flight:
 
     __slots__ = ("answer", "begun", "session", "target", "task")
 
-    def __init__(self, session: LegacySession, answer: Answer) -> None:
+    def __init__(self, session: LegacySession, answer: Reporter) -> None:
         self.session = session
         self.answer = answer
         self.target: Target | None = None
@@ -429,6 +429,13 @@ class LegacySession(Conversation):
 
 
 
+
+
+async def open_ear(peer: AnyPeer) -> None:
+    """Have a peer listen for what belongs to no request, if it can."""
+    listen = getattr(peer, "listen", None)
+    if listen is not None:
+        await listen()
 
 
 class StatelessSession(LegacySession):
