@@ -195,7 +195,7 @@ class SseTransport:
             raise TransportError("closed", "the conversation is over", sent=False)
         if self._channel is not None:
             return self._channel
-        if self._opening is None:
+        if self._opening is None or self._opening.done():
             self._opening = self._spawn(self._open(headers))
         opening = self._opening
         try:
