@@ -238,7 +238,9 @@ class HttpTransport:
                 if failures > LISTEN_ATTEMPTS:
                     self.on_down("the event stream was lost and could not be opened again")
                     return
-                await asyncio.sleep(max(position.retry_s, min(MAX_RETRY_S, 0.25 * 2.0**failures)) * random.uniform(0.75, 1.25))
+                # The first time what the target asked for (a stream may end in good order), then longer and longer.
+                pause = position.retry_s if failures == 1 else max(position.retry_s, min(MAX_RETRY_S, 0.5 * 2.0**failures))
+                await asyncio.sleep(pause * random.uniform(1.0, 1.25))
                 try:
                     stream = await self._open_listening(position, headers)
                     break
