@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 from hypothesis import given, settings
@@ -53,7 +54,7 @@ def read(stream: bytes, cuts: list[int], limit: int) -> tuple[list[Event], bytes
     reader = EventReader(limit)
     events: list[Event] = []
     edges = sorted({0, len(stream), *(cut for cut in cuts if cut < len(stream))})
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         events += reader.feed(stream[start:end])
     return events, reader.last_event_id, reader.dropped
 

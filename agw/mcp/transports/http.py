@@ -61,6 +61,7 @@ class HttpTransport:
         self._max = max_message_bytes
         self._active: set[Stream] = set()
         self._listener: asyncio.Task[None] | None = None
+        self._listening: Stream | None = None
         self._closed = False
 
     # --------------------------------------------------------------------------------------------------- one message
@@ -207,10 +208,12 @@ class HttpTransport:
         await self._stop_listening()
         position = Position()
         stream = await self._open_listening(position, headers)
+        # Somebody else may have begun, or ended everything, meanwhile.
         await self._stop_listening()
         if self._closed:
             self._done(stream)
             raise TransportError("closed", "the conversation is over")
+        self._listening = stream
         self._listener = asyncio.get_running_loop().create_task(self._keep_listening(stream, position, headers))
 
     async def _open_listening(self, position: Position, headers: Headers) -> Stream:
@@ -242,7 +245,7 @@ class HttpTransport:
                 pause = position.retry_s if failures == 1 else max(position.retry_s, min(MAX_RETRY_S, 0.5 * 2.0**failures))
                 await asyncio.sleep(pause * random.uniform(1.0, 1.25))
                 try:
-                    stream = await self._open_listening(position, headers)
+                    stream = self._listening = await self._open_listening(position, headers)
                     break
                 except TransportError as error:
                     if error.kind == "status" and error.status < 500 and error.status not in (408, 429):
@@ -280,6 +283,9 @@ class HttpTransport:
         if listener is not None and listener is not asyncio.current_task():
             listener.cancel()
             await asyncio.wait((listener,))
+            if self._listening is not None:
+                # A task that never began has not closed what it was given.
+                self._done(self._listening)
 
     async def close(self, headers: Headers = ()) -> None:
         """See Transport.close. Requests in flight fail with kind `closed`; never raises."""

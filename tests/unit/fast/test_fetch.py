@@ -110,8 +110,8 @@ def test_what_goes_out() -> None:
         ]
         assert len(upstream.peers) == 1
 
-    # `X-Empty:` has no blank behind its colon, which the peer's reader of fields would not take; the octets are compared instead.
     def serve(peer: Peer) -> None:
+        # `X-Empty:` has no blank behind its colon, which the peer's reader of fields would not take.
         for _ in range(4):
             request = peer.head()
             if b"Content-Length: 7" in request.head:
@@ -481,7 +481,7 @@ def test_cancel_before_and_after_the_connection() -> None:
         await plane.until(lambda: upstream.requests, "the request")
         later.cancel()
         later.cancel()
-        await plane.until(lambda: upstream.peers[-1].closed.is_set(), "the close")
+        await plane.until(upstream.peers[-1].closed.is_set, "the close")
         assert not silent.calls and [r.target for r in upstream.requests] == [b"/later"]
 
     def script(peer: Peer) -> None:
@@ -495,7 +495,7 @@ def test_cancel_before_and_after_the_connection() -> None:
 def test_cancel_inside_a_callback(where: str) -> None:
     async def body(plane: Plane, cluster: Cluster, upstream: Upstream) -> None:
         running: list[Fetch] = []
-        recorder = Recorder(**{where: lambda: running[0].cancel()})
+        recorder = Recorder(**{where: lambda: [fetch.cancel() for fetch in running]})
         running.append(Fetch(plane.context, cluster, b"GET", b"/", b"", None, recorder))
         await plane.until(lambda: where in recorder.calls, where)
         other = await fetched(plane, cluster)
@@ -516,7 +516,7 @@ def test_a_paused_sink_stops_the_target() -> None:
 
     async def body(plane: Plane, cluster: Cluster, upstream: Upstream) -> None:
         running: list[Fetch] = []
-        recorder = Recorder(head=lambda: running[0].pause())
+        recorder = Recorder(head=lambda: [fetch.pause() for fetch in running])
         running.append(Fetch(plane.context, cluster, b"GET", b"/", b"", None, recorder, SECOND // 5))
         await plane.until(lambda: recorder.calls, "the head")
         # Longer than the time-out: a pause is the consumer's, not the target's.

@@ -228,7 +228,7 @@ def test_cancelling_the_reader_closes_the_connection() -> None:
         task.cancel()
         await asyncio.wait((task,))
         assert task.cancelled()
-        await plane.until(lambda: upstream.peers[0].closed.is_set(), "the close")
+        await plane.until(upstream.peers[0].closed.is_set, "the close")
 
     def script(peer: Peer) -> None:
         peer.request()
@@ -262,9 +262,9 @@ def test_lingering_ends_by_itself_or_by_its_bounds(monkeypatch: pytest.MonkeyPat
 
         await opened()
         go.set()
-        await plane.until(lambda: origin.cluster.idle_count(), "the end of the answer")
+        await plane.until(origin.cluster.idle_count, "the end of the answer")
         await opened()
-        await plane.until(lambda: upstream.peers[0].closed.is_set(), "the bound on octets")
+        await plane.until(upstream.peers[0].closed.is_set, "the bound on octets")
         assert not origin.lingering and len(upstream.peers) == 1
 
     against(script, body)
@@ -281,7 +281,7 @@ def test_lingering_has_a_bound_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     async def body(plane: Plane, origin: Origin, upstream: Upstream) -> None:
         stream = await origin.open(b"GET", b"/", (), None, timeout_s=5)
         stream.linger()
-        await plane.until(lambda: upstream.peers[0].closed.is_set(), "the close", 2)
+        await plane.until(upstream.peers[0].closed.is_set, "the close", 2)
         assert not origin.lingering
 
     against(script, body)
