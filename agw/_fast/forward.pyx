@@ -45,7 +45,7 @@ def _fill_names():
 
 _fill_names()
 
-cdef Failure FAILURES[32]
+cdef Failure FAILURES[48]
 
 
 cdef void define(int which, int status, int reason, int code, const char* text) noexcept:
@@ -83,6 +83,9 @@ define(E_INTERNAL, 500, R_INTERNAL, -32603, b"internal error")
 define(E_CLIENT_GONE, 499, R_GONE, 0, b"the client left")
 define(E_DRAIN_CUT, 503, R_TIMEOUT, -32603, b"the gateway stopped before the request was done")
 define(E_BODY_CUT, 502, R_UPSTREAM, 0, b"the backend's answer broke off")
+define(E_TLS, 503, R_UPSTREAM, -32603, b"no trusted TLS connection to the backend")
+define(E_MISDIRECTED, 421, R_INVALID, -32600, b"this TLS connection was made for another host")
+define(E_PLAIN_HTTP, 400, R_INVALID, -32600, b"this port speaks TLS: use https")
 
 
 cdef const Failure* failure(int which) noexcept nogil:
@@ -274,7 +277,10 @@ cdef int build_request(Out* o, const Head* h, const char* buf, Choice choice, Ht
             put_(o, ctx.peer, ctx.peer_len)
             put_(o, b"\r\n", 2)
         if edits is None or not edits.drops(b"x-forwarded-proto", 17):
-            put_(o, b"X-Forwarded-Proto: http\r\n", 25)
+            if ctx.secure:
+                put_(o, b"X-Forwarded-Proto: https\r\n", 26)
+            else:
+                put_(o, b"X-Forwarded-Proto: http\r\n", 25)
         if edits is None or not edits.drops(b"x-forwarded-host", 16):
             put_(o, b"X-Forwarded-Host: ", 18)
             put_(o, buf + h.host_off, h.host_len)

@@ -14,6 +14,7 @@ from typing_extensions import disjoint_base
 
 from agw._fast.pool import Cluster
 from agw._fast.router import Router
+from agw._fast.tls import ServerTls
 from agw.runtime.plan import HttpPlan
 
 @type_check_only
@@ -265,7 +266,7 @@ class Http:
 class Bind:
     """One port of a snapshot."""
 
-    def __init__(self, key: str, router: Router, matches: list[Match], http: Http, log_fields: bytes, label: int) -> None: ...
+    def __init__(self, key: str, router: Router, matches: list[Match], http: Http, log_fields: bytes, label: int, tls: ServerTls | None = None) -> None: ...
     @property
     def key(self) -> str:
         """`address:port`."""
@@ -278,6 +279,10 @@ class Bind:
 
     @property
     def http(self) -> Http: ...
+    @property
+    def tls(self) -> ServerTls | None:
+        """How connections speak TLS; None: plain."""
+
     @property
     def log_fields(self) -> bytes:
         """JSON fragment for requests that found no route."""

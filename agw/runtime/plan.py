@@ -129,6 +129,31 @@ class RoutePlan(Frozen, frozen=True, omit_defaults=True):
     policies: PolicyPlan = PolicyPlan()
 
 
+class TlsClientPlan(Frozen, frozen=True, omit_defaults=True):
+    """TLS towards an upstream. All certificates and keys are PEM text; "" for `ca` means the system's trust store.
+
+    `server_name` is sent as SNI and is the name the certificate must bear ("" = the cluster's host). `verify` false
+    accepts any certificate; `verify_host` false accepts a trusted certificate of another name.
+    """
+
+    server_name: str = ""
+    verify: bool = True
+    verify_host: bool = True
+    ca: str = ""
+    cert: str = ""
+    key: str = ""
+    alpn: list[str] = msgspec.field(default_factory=lambda: ["http/1.1"])
+
+
+class TlsServerPlan(Frozen, frozen=True, omit_defaults=True):
+    """TLS of a listener, PEM text. `client_ca` "" asks clients for no certificate; else they must show one it signed."""
+
+    cert: str
+    key: str
+    min_version: Literal["1.2", "1.3"] = "1.2"
+    client_ca: str = ""
+
+
 class ClusterPlan(Frozen, frozen=True, omit_defaults=True):
     """One upstream. `kind` "mcp" means: the body of POST is JSON-RPC, and `path` replaces the request's path.
 
@@ -153,6 +178,7 @@ class ClusterPlan(Frozen, frozen=True, omit_defaults=True):
     max_idle: int = 512
     max_pending: int = 1024
     pending_timeout_ns: int = 5_000_000_000
+    tls: TlsClientPlan | None = None
 
 
 class ListenerPlan(Frozen, frozen=True, omit_defaults=True):
@@ -162,6 +188,7 @@ class ListenerPlan(Frozen, frozen=True, omit_defaults=True):
     gateway: str
     hostname: str = ""
     routes: list[int] = []
+    tls: TlsServerPlan | None = None
 
 
 class BindPlan(Frozen, frozen=True, omit_defaults=True):

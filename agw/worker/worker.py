@@ -132,6 +132,8 @@ class Worker:
         for cluster in self.snapshot.clusters.values():
             if cluster.waiting_count():
                 cluster.expire_waiters()
+            if cluster.tls is not None and (problem := cluster.take_problem()):
+                log.warning("no TLS connection to a backend", extra={"backend": cluster.plan.name, "problem": problem})
         self.retired = [a for a in self.retired if a.connection_count()]
         if self.draining and self._drained(now):
             return
