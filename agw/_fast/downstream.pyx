@@ -771,7 +771,7 @@ cdef class Downstream(Downlink):
         if self.state == S_CLOSED:
             return 0
         if self.tls is not None:
-            if self.state == S_HEAD and self.outq.len == 0 and not self.reset_on_close and not self.peer_closed:
+            if self.state == S_HEAD and self.outq.len == 0 and not self.reset_on_close:
                 self.shut_write()
             self.tls = None
         self.state = S_CLOSED
