@@ -612,8 +612,8 @@ cdef class Downstream(Downlink):
                     self.exchange.body(data, size)
                     if self.exchange is None or self.state != S_BODY:
                         return total
-                    if self.read_paused:
-                        return total
+                    if self.read_paused and (self.reqbody.framing != FRAMING_LENGTH or self.reqbody.remaining):
+                        return total        # the end of a counted body is seen all the same: no octet would tell of it later
                 elif self.state == S_BUFFER:
                     if self.bodybuf.len + size > self.bind.http.max_buffer:
                         self.keep_alive = False

@@ -17,7 +17,7 @@ import pytest
 from tests.integration.tls.conftest import Dial, Pki, Start, TlsGateway, configuration, host_route, problem_of
 from tests.kits.gateway import free_port, wait_until
 from tests.peers.client import Client, Truncated
-from tests.peers.tls import TlsClient, TlsUpstream
+from tests.peers.tls import TlsClient, TlsSocket, TlsUpstream
 from tests.peers.upstream import Peer, Upstream
 
 UNTRUSTED = "no trusted TLS connection to the backend"
@@ -125,6 +125,32 @@ def test_stalled_handshake_is_a_timeout(start: Start, pki: Pki) -> None:
         began = time.monotonic()
         assert gateway.get("/").status == 504
         assert 0.6 < time.monotonic() - began < 1.5
+
+
+def test_body_that_fills_the_queue_with_its_last_octet(start: Start, pki: Pki) -> None:
+    """The request waits for the handshake; its body is over the limit and over. Nothing more will come, so nothing may be waited for."""
+    go = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.pause(go)
+        peer.sock = TlsSocket(peer.sock, pki.server(), server=True)  # type: ignore[assignment]
+        request = peer.request()
+        threading.Event().wait(0.8)  # longer than a body may stall
+        peer.answer(request, b"%d" % len(request.body))
+        peer.serve()
+
+    http, backend = {"progressTimeout": "400ms"}, {"connectTimeout": "3s", "pendingTimeout": "3s", "responseTimeout": "3s"}
+    with Upstream(script) as up:
+        gateway = start(configuration([host_route(up.host)], http, backend), clusters={"*": pki.cluster()})
+        with Client(gateway.port) as client:
+            octets = client.message(b"POST", "/", b"b" * 131_000)
+            client.send(octets)
+            wait_until(lambda: gateway.metrics().total("downstream_received_bytes_total") == len(octets), 3, "all received")
+            go.set()
+            answer = client.answer()
+            assert answer.body == b"131000"
+            assert not answer.closes
+            assert client.get("/").status == 200
 
 
 def reset(peer: Peer) -> None:
