@@ -25,7 +25,7 @@ cdef enum:
     G_LOOP_LAG_NS
     G_INTERNAL_ERRORS
     G_TLS_HANDSHAKES
-    G_TLS_FAILURES
+    G_TLS_HANDSHAKE_FAILURES
     G_COUNT
 
 ctypedef struct Series:

@@ -14,7 +14,8 @@ from cpython.bytes cimport PyBytes_AS_STRING
 from posix.fcntl cimport O_CLOEXEC, O_RDONLY, open as c_open
 from posix.unistd cimport close as c_close
 
-from agw._fast.arena cimport G_ACCEPT_PAUSED, G_CONNECTIONS, G_CONNECTIONS_TOTAL, G_PARSE_ERRORS, G_RECEIVED_BYTES, G_SENT_BYTES, G_TLS_FAILURES, G_TLS_HANDSHAKES
+from agw._fast.arena cimport (G_ACCEPT_PAUSED, G_CONNECTIONS, G_CONNECTIONS_TOTAL, G_PARSE_ERRORS, G_RECEIVED_BYTES, G_SENT_BYTES,
+                              G_TLS_HANDSHAKE_FAILURES, G_TLS_HANDSHAKES)
 from agw._fast.exchange cimport DONE_LOCALLY, WANT_BUFFER, Context, Downlink, Exchange
 from agw._fast.forward cimport (E_BODY_TIMEOUT, E_DRAIN_CUT, E_HEADER_TIMEOUT, E_MALFORMED, E_OVERLOAD, E_PLAIN_HTTP, E_TOO_LARGE,
                                 Failure, Out, build_reply, failure, reason_name)
@@ -342,7 +343,7 @@ cdef class Downstream(Downlink):
             if self.outq.len:
                 return self.gone()
             if self.shaking:
-                self.ctx.slot.gauges[G_TLS_FAILURES] += 1
+                self.ctx.slot.gauges[G_TLS_HANDSHAKE_FAILURES] += 1
             return self.bare_answer(E_HEADER_TIMEOUT) if self.in_head else self.close()
         if self.state == S_BODY:
             if self.read_paused:
@@ -427,7 +428,7 @@ cdef class Downstream(Downlink):
                 self.ctx.reactor.arm(&self.timer, self.ctx.reactor.now + self.bind.http.header_timeout)
             return 0
         self.shaking = False
-        self.ctx.slot.gauges[G_TLS_FAILURES] += 1
+        self.ctx.slot.gauges[G_TLS_HANDSHAKE_FAILURES] += 1
         # Whatever is still to be said (an alert is queued already) goes as it is.
         self.tls = None
         if state == T_PLAIN:

@@ -220,9 +220,14 @@ def client_tls(plan: ClusterPlan) -> ClientTls | None:
     if not name and plan.tls.verify and plan.tls.verify_host:
         raise CompileError(f"backend {plan.name}: TLS over a unix socket needs the server's name")
     try:
-        return ClientTls(client_context(plan.tls), name)
+        context = client_context(plan.tls)
+        # What Python would refuse for every connection is refused here.
+        context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=name or None)
     except TlsError as error:
         raise CompileError(f"backend {plan.name}: {error}") from None
+    except (ValueError, TypeError):
+        raise CompileError(f"backend {plan.name}: {name!r} cannot be a server's name") from None
+    return ClientTls(context, name)
 
 
 def server_tls(plan: BindPlan) -> ServerTls | None:

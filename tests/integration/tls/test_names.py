@@ -80,12 +80,12 @@ def test_client_certificate_is_demanded_where_it_is(shared: TlsGateway, dial: Di
     pair = pki.ca.issue("somebody")
     client = dial(shared, context=pki.client(pair=pair), name="secret.test")
     assert client.get("/", host=b"secret.test").body == b"mtls"
-    with pytest.raises(ssl.SSLError, match="CERTIFICATE_REQUIRED|certificate required"):
+    with pytest.raises(ssl.SSLError, match=r"CERTIFICATE_REQUIRED|certificate required"):
         # TLS 1.3: the client's handshake is over before the server has looked.
         dial(shared, context=pki.client(version="1.3"), name="secret.test").sock.recv(1)
-    with pytest.raises(ssl.SSLError, match="HANDSHAKE_FAILURE|handshake failure"):
+    with pytest.raises(ssl.SSLError, match=r"HANDSHAKE_FAILURE|handshake failure"):
         dial(shared, context=pki.client(version="1.2"), name="secret.test")
-    with pytest.raises(ssl.SSLError, match="UNKNOWN_CA|unknown ca"):
+    with pytest.raises(ssl.SSLError, match=r"UNKNOWN_CA|unknown ca"):
         dial(shared, context=pki.client(pair=pki.foreign.issue("somebody")), name="secret.test").sock.recv(1)
 
 
@@ -101,7 +101,7 @@ def test_sessions_of_one_listener_are_none_of_another(shared: TlsGateway, dial: 
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     first = dial(shared, context=context, name="a.test")
     assert first.get("/", host=b"a.test").status == 200
-    with pytest.raises(ssl.SSLError, match="HANDSHAKE_FAILURE|handshake failure"):
+    with pytest.raises(ssl.SSLError, match=r"HANDSHAKE_FAILURE|handshake failure"):
         dial(shared, context=context, name="secret.test", session=first.sock.session)
 
 
@@ -110,7 +110,7 @@ def test_lowest_version_is_that_of_the_name(start: Start, pki: Pki, dial: Dial) 
     gateway = start(many(), listeners=listeners)
     assert dial(gateway, context=pki.client(version="1.2"), name="a.test").get("/", host=b"a.test").status == 200
     assert dial(gateway, context=pki.client(version="1.3"), name="secret.test").get("/", host=b"secret.test").status == 200
-    with pytest.raises(ssl.SSLError, match="PROTOCOL_VERSION|protocol version"):
+    with pytest.raises(ssl.SSLError, match=r"PROTOCOL_VERSION|protocol version"):
         dial(gateway, context=pki.client(version="1.2"), name="secret.test")
 
 

@@ -48,7 +48,7 @@ def test_older_versions_are_refused(gateway: TlsGateway, dial: Dial, pki: Pki) -
     with pytest.warns(DeprecationWarning):
         context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
     context.set_ciphers("ALL:@SECLEVEL=0")
-    with pytest.raises(ssl.SSLError, match="PROTOCOL_VERSION|protocol version"):
+    with pytest.raises(ssl.SSLError, match=r"PROTOCOL_VERSION|protocol version"):
         dial(gateway, context=context)
 
 
@@ -92,8 +92,11 @@ def test_plain_http_is_told_so(gateway: TlsGateway, request_: bytes) -> None:
     assert problem_of(answer.partition(b"\r\n\r\n")[2].decode()) == "this port speaks TLS: use https"
 
 
-@pytest.mark.parametrize("octets", [b"\x16\x03\x01\x00\x10" + b"x" * 16, b"\x80\x2e\x01\x03\x01", b"\x00" * 64, b"\xff" * 20000, b"\x15\x03\x03\x00\x02\x02\x28"],
-                         ids=["no hello", "ssl2", "zeros", "ones", "alert"])  # fmt: skip
+@pytest.mark.parametrize(
+    "octets",
+    [b"\x16\x03\x01\x00\x10" + b"x" * 16, b"\x80\x2e\x01\x03\x01", b"\x00" * 64, b"\xff" * 20000, b"\x15\x03\x03\x00\x02\x02\x28"],
+    ids=["no hello", "ssl2", "zeros", "ones", "alert"],
+)
 def test_what_is_neither_tls_nor_http_ends(gateway: TlsGateway, octets: bytes) -> None:
     with Client(gateway.port) as client:
         client.send(octets)
@@ -104,7 +107,7 @@ def test_what_is_neither_tls_nor_http_ends(gateway: TlsGateway, octets: bytes) -
 def test_refused_handshake_hears_the_alert(gateway: TlsGateway, dial: Dial, pki: Pki) -> None:
     context = pki.client(version="1.2")
     context.set_ciphers("ECDHE-RSA-AES128-GCM-SHA256")  # the certificate's key is EC
-    with pytest.raises(ssl.SSLError, match="HANDSHAKE_FAILURE|handshake failure"):
+    with pytest.raises(ssl.SSLError, match=r"HANDSHAKE_FAILURE|handshake failure"):
         dial(gateway, context=context)
 
 
@@ -285,7 +288,7 @@ def test_pipelined_request_seen_while_answering_is_kept(client: TlsClient, plain
 def test_corrupt_record_ends_the_connection_with_an_alert(client: TlsClient, plain: Upstream) -> None:
     plain.play(Peer.serve)
     client.sock.raw.sendall(b"\x17\x03\x03\x00\x20" + b"\x00" * 32)
-    with pytest.raises(ssl.SSLError, match="BAD_RECORD_MAC|bad record mac"):
+    with pytest.raises(ssl.SSLError, match=r"BAD_RECORD_MAC|bad record mac"):
         client.sock.recv(1)
     assert not plain.requests
 
