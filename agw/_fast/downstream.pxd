@@ -49,6 +49,8 @@ cdef class Downstream(Downlink):
     cdef int64_t discard_left
     cdef int64_t body_until         # when a body that is collected must be whole
 
+    cdef int64_t idle_time(self) noexcept
+    cdef int take_peer(self, Head* h, const char* buf) except -1
     cdef int read(self) except -1
     cdef int handshake(self, Py_ssize_t n) except -1
     cdef int look_ahead(self) except -1

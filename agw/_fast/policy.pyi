@@ -12,6 +12,8 @@ from typing import Protocol, type_check_only
 
 from typing_extensions import disjoint_base
 
+from agw._fast.call import Call
+from agw._fast.calls import CallTable
 from agw._fast.pool import Cluster
 from agw._fast.router import Router
 from agw._fast.tls import ServerTls
@@ -42,6 +44,9 @@ class HeaderEdits:
     def __init__(self, remove: Iterable[str], set_: Sequence[tuple[str, str]], add: Iterable[tuple[str, str]]) -> None:
         """Errors: ValueError, see header_line."""
 
+    def derived(self, lines: bytes) -> HeaderEdits:
+        """The same removals with other lines, which the caller vouches for (`header_line`)."""
+
     def would_drop(self, name: bytes) -> bool:
         """Is a field of this name, in any case, left out of the head? For tests; the exchange calls `drops`."""
 
@@ -71,13 +76,24 @@ class Cors:
         """The header lines for a request with this Origin: of a preflight's answer, or of any other response. For tests;
         the exchange calls `preflight` and `response_lines`."""
 
+@type_check_only
+class Service(Protocol):
+    """What a route may lead to instead of a cluster."""
+
+    @property
+    def label(self) -> int:
+        """Its number in the counters."""
+
+    def handle(self, call: Call) -> None:
+        """Serve one request; must not raise."""
+
 @disjoint_base
 class Choice:
     """One weighted backend of a route, with everything about the rewritten head decided."""
 
     def __init__(
         self,
-        cluster: Cluster,
+        cluster: Cluster | None,
         weight: int,
         *,
         request_edits: HeaderEdits | None,
@@ -89,10 +105,25 @@ class Choice:
         path_prefix: bytes | None,
         redirect: Location | None,
         response_timeout_ns: int,
-    ) -> None: ...
+        service: Service | None = None,
+        target: int = 0,
+    ) -> None:
+        """`cluster` is None when `service` answers; `target` numbers the choices of a service's own."""
+
+    def set_table(self, table: CallTable | None) -> None:
+        """What the service lets the exchange do without it."""
+
     @property
-    def cluster(self) -> Cluster:
+    def table(self) -> CallTable | None: ...
+    @property
+    def target(self) -> int: ...
+    @property
+    def cluster(self) -> Cluster | None:
         """Where requests go."""
+
+    @property
+    def service(self) -> Service | None:
+        """Python code that answers instead of a cluster."""
 
     @property
     def weight(self) -> int:
@@ -127,12 +158,20 @@ class Choice:
         """Replaces the matched prefix, without trailing slash; None: it is kept."""
 
     @property
+    def hop(self) -> bool:
+        """Does the request go to another worker? See `hop_choice`."""
+
+    @property
     def redirect(self) -> Location | None:
         """Answers instead of the backend."""
 
     @property
     def response_timeout(self) -> int:
         """Time for the response head; 0: the cluster's."""
+
+def hop_choice(cluster: Cluster) -> Choice:
+    """A choice that passes a request on to another worker of this gateway, as it came: path, Host and X-Forwarded-* are
+    the client's, and `agw-hop: 1` and `agw-peer` (the client's address) are added. See agw.worker.hop."""
 
 @disjoint_base
 class Route:

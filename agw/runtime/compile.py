@@ -20,6 +20,7 @@ from agw._fast.policy import Bind, Choice, Cors, HeaderEdits, Http, Match, Route
 from agw._fast.pool import Cluster
 from agw._fast.router import Router
 from agw._fast.tls import ClientTls, ServerTls
+from agw.runtime.endpoint import McpEndpoint
 from agw.runtime.plan import (
     BackendRef,
     BindPlan,
@@ -135,7 +136,15 @@ def direct(plan: DirectResponsePlan | None) -> tuple[int, bytes, bytes] | None:
     return plan.status, plan.body.encode(), lines
 
 
-def choice(ref: BackendRef, cluster_plan: ClusterPlan, cluster: Cluster, policies: PolicyPlan, prefix_len: int, scheme: str = "http") -> Choice:
+def service_choice(ref: BackendRef, endpoint: McpEndpoint) -> Choice:
+    """A weighted choice whose requests the backend's service answers."""
+    return Choice(
+        None, ref.weight, request_edits=None, response_edits=None, host=None, host_mode=0, host_part=None, path=None, path_prefix=None, redirect=None,
+        response_timeout_ns=0, service=endpoint,
+    )
+
+
+def choice(ref: BackendRef, cluster_plan: ClusterPlan, cluster: Cluster, policies: PolicyPlan, scheme: str = "http") -> Choice:
     """One weighted backend of a route, with everything about the rewritten head decided."""
     own = ref.policies or PolicyPlan()
     request_ops = merge_ops(policies.request_headers, own.request_headers)
@@ -193,7 +202,18 @@ def log_fragment(gateway: str, listener: str, rule: str, route: str) -> bytes:
     return b"," + orjson.dumps(fields)[1:-1]
 
 
-def compile_route(plan: Plan, route: RoutePlan, clusters: list[Cluster], bind: str, listener: ListenerPlan, labels: LabelIndex) -> Route:
+def mcp_endpoint(plan: Plan, index: int, clusters: list[Cluster], labels: LabelIndex) -> McpEndpoint:
+    """An MCP backend with its clusters and counter labels."""
+    mcp = plan.mcp[index]
+    own = [clusters[target.cluster] if target.cluster >= 0 else None for target in mcp.targets]
+    identity = msgspec.msgpack.encode((mcp, [plan.clusters[target.cluster] if target.cluster >= 0 else None for target in mcp.targets]))
+    return McpEndpoint(
+        mcp, own, labels.backend((mcp.name, "mcp", "")), [labels.backend((mcp.name, "mcp", target.name)) for target in mcp.targets], identity)
+
+
+def compile_route(
+    plan: Plan, route: RoutePlan, clusters: list[Cluster], endpoints: list[McpEndpoint], bind: str, listener: ListenerPlan, labels: LabelIndex
+) -> Route:
     """One route as attached to one listener."""
     key = (bind, listener.gateway, listener.name, route.name, route.rule)
     policies = route.policies
@@ -203,7 +223,10 @@ def compile_route(plan: Plan, route: RoutePlan, clusters: list[Cluster], bind: s
         labels.route(key),
         key,
         log_fragment(listener.gateway, listener.name, route.rule, route.name),
-        [choice(ref, plan.clusters[ref.cluster], clusters[ref.cluster], policies, 0, scheme) for ref in route.backends],
+        [
+            service_choice(ref, endpoints[ref.mcp]) if ref.mcp >= 0 else choice(ref, plan.clusters[ref.cluster], clusters[ref.cluster], policies, scheme)
+            for ref in route.backends
+        ],
         cors=cors(policies.cors),
         reply_edits=edits(policies.response_headers),
         redirect=Redirect(policies.request_redirect, scheme) if policies.request_redirect else None,
@@ -270,6 +293,7 @@ def compile_steps(plan: Plan, generation: int, labels: LabelIndex, previous: Sna
         clusters.append(cluster)
         if i % STEP == STEP - 1:
             yield
+    endpoints = [mcp_endpoint(plan, index, clusters, labels) for index in range(len(plan.mcp))]
     http = Http(plan.http)
     binds: dict[BindKey, Bind] = {}
     for bind_plan in plan.binds:
@@ -279,7 +303,7 @@ def compile_steps(plan: Plan, generation: int, labels: LabelIndex, previous: Sna
             hosts: dict[str, list[Any]] = {}
             for i, index in enumerate(listener.routes):
                 route_plan = plan.routes[index]
-                route = compile_route(plan, route_plan, clusters, bind_plan.name, listener, labels)
+                route = compile_route(plan, route_plan, clusters, endpoints, bind_plan.name, listener, labels)
                 for match in route_plan.matches:
                     prefix_len = len(match.path.rstrip("/").encode()) if match.path_kind == "prefix" else 0
                     row = (
@@ -303,7 +327,7 @@ def compile_steps(plan: Plan, generation: int, labels: LabelIndex, previous: Sna
         router = yield from Router.build_steps(listeners)
         binds[key] = Bind(str(key), router, matches, http, log_fragment(first.gateway, first.name, "", ""), label, server_tls(bind_plan))
         yield
-    return Snapshot(generation, plan, binds, by_identity)
+    return Snapshot(generation, plan, binds, by_identity, endpoints)
 
 
 def compile_plan(plan: Plan, generation: int, labels: LabelIndex, previous: Snapshot | None = None) -> Snapshot:

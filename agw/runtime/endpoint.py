@@ -1,0 +1,39 @@
+"""An MCP backend as routes refer to it: its plan compiled, and the worker's service once there is one.
+
+Rules:
+- made by the compile step in the supervisor too, so it opens nothing and imports nothing of the MCP package;
+- the service behind it belongs to the worker and lives on over reloads: the newest endpoint of a backend's name is what the
+  service follows, older ones keep pointing to it until their last request is done.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from agw._fast.pool import Cluster
+from agw.runtime.plan import McpPlan
+
+if TYPE_CHECKING:
+    from agw._fast.call import Call
+    from agw.mcp.service import McpService
+
+
+class McpEndpoint:
+    """One MCP backend. `clusters` and `labels` are by target; `label` is the backend's own number in the counters."""
+
+    __slots__ = ("clusters", "forward_headers", "identity", "label", "labels", "plan", "service")
+
+    def __init__(self, plan: McpPlan, clusters: list[Cluster | None], label: int, labels: list[int], identity: bytes) -> None:
+        self.plan = plan
+        self.clusters = clusters
+        self.label = label
+        self.labels = labels
+        self.identity = identity
+        self.forward_headers = frozenset(name.encode() for target in plan.targets for name in target.forward_headers)
+        self.service: McpService | None = None
+
+    def handle(self, call: Call) -> None:
+        """What the data path calls."""
+        if self.service is None:
+            raise RuntimeError("an endpoint without a service")
+        self.service.handle(call)
