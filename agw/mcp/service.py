@@ -125,9 +125,11 @@ class McpService:
             self._post(call, view)
             return
         versions = call.values(b"mcp-protocol-version")
-        if not self.endpoint.plan.stateful or any(version.decode("latin-1") in revisions.MODERN for version in versions):
+        has_sessions = self.endpoint.plan.stateful and not any(version.decode("latin-1") in revisions.MODERN for version in versions)
+        if not has_sessions or call.method not in ("GET", "DELETE"):
             refusal = errors.RpcError(errors.INVALID_REQUEST, "method not allowed here")
-            call.reply(405, b"application/json", _failure(None, refusal), b"Allow: POST\r\n", MCP_REASON)
+            allow = b"Allow: GET, POST, DELETE\r\n" if has_sessions else b"Allow: POST\r\n"
+            call.reply(405, b"application/json", _failure(None, refusal), allow, MCP_REASON)
             return
         if call.method == "GET":
             if not ladder.accepts(call.values(b"accept"))[1]:
