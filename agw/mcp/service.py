@@ -281,7 +281,7 @@ class McpService:
                 if way is not None:
                     call.pass_on(way, None)
                     return None
-            if state.slot == self.host.index and state.created > self.host.started:
+            if state.slot == self.host.index and state.created >= int(self.host.started):
                 # It was opened in this very process and is not here any more: it was ended, or its time was over.
                 raise errors.unknown_session()
         if state.capabilities is None or state.client_info is None or len(self.sessions) >= self.endpoint.plan.max_sessions:

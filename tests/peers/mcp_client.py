@@ -292,7 +292,7 @@ class Session:
 
     def names(self, method: str = "tools/list") -> list[str]:
         """The names (or URIs) in a list, over all pages."""
-        return [item.get("name") or item.get("uri") for item in self.all(method)]
+        return [item.get("uri") or item.get("name") for item in self.all(method)]
 
     def all(self, method: str = "tools/list") -> list[Any]:
         """All items of a list."""
