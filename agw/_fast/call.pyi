@@ -75,6 +75,9 @@ class Call:
     def open(self) -> bool:
         """Is there still somebody to answer?"""
     @property
+    def hopped(self) -> bool:
+        """Did a sibling worker pass it on?"""
+    @property
     def queued(self) -> int:
         """Octets the client has not taken yet."""
     @property

@@ -35,6 +35,10 @@ cdef class Call:
         return self.exchange is not None
 
     @property
+    def hopped(self):
+        return self.exchange is not None and self.exchange.down.hop
+
+    @property
     def queued(self):
         return self.exchange.down.outq.len if self.exchange is not None else 0
 

@@ -32,6 +32,7 @@ cdef class Acceptor(Handler):
 cdef class Downstream(Downlink):
     cdef Acceptor acceptor
     cdef bytes address
+    cdef bint from_worker           # a connection of another worker: its requests say who the client is
     cdef int state
     cdef bint consuming
     cdef bint client_closes         # the request said this is the last one
@@ -47,6 +48,8 @@ cdef class Downstream(Downlink):
     cdef int64_t discard_left
     cdef int64_t body_until         # when a body that is collected must be whole
 
+    cdef int64_t idle_time(self) noexcept
+    cdef int take_peer(self, Head* h, const char* buf) except -1
     cdef int read(self) except -1
     cdef int consume_buffered(self) except -1
     cdef size_t consume(self, const char* p, size_t n) except? 0

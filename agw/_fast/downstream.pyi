@@ -22,7 +22,8 @@ class Acceptor(Handler):
     """
 
     def __init__(self, ctx: Context, fd: int, bind: Bind) -> None:
-        """`fd`: a listening, non-blocking stream socket (TCP or unix)."""
+        """`fd`: a listening, non-blocking stream socket. TCP is for clients; unix is for hops from other workers
+        (agw.worker.hop): only processes of our own user get in, and their `agw-peer` says who the client is."""
 
     @property
     def bind(self) -> Bind:

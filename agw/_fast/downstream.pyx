@@ -4,6 +4,8 @@
 # - one request at a time per connection; what a client sends ahead waits, bounded, in `inbuf` and in the kernel;
 # - the common case copies nothing: head and body are read where recv() put them;
 # - after a framing error: one answer, then the connection ends, and not one further octet is parsed;
+# - a connection through a unix socket is another worker's (see agw.worker.hop): the kernel says so, not the request, and
+#   only there `agw-hop` and `agw-peer` mean anything;
 # - every wait has a timer: first octet, head, body progress, write progress, idle, linger.
 
 from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, errno
@@ -17,9 +19,9 @@ from posix.unistd cimport close as c_close
 from agw._fast.arena cimport G_ACCEPT_PAUSED, G_CONNECTIONS, G_CONNECTIONS_TOTAL, G_PARSE_ERRORS, G_RECEIVED_BYTES, G_SENT_BYTES
 from agw._fast.exchange cimport DONE_LOCALLY, WANT_BUFFER, Context, Downlink, Exchange
 from agw._fast.forward cimport (E_BODY_TIMEOUT, E_DRAIN_CUT, E_HEADER_TIMEOUT, E_MALFORMED, E_OVERLOAD, E_TOO_LARGE, Failure, Out,
-                                build_reply, failure)
+                                build_reply, failure, is_hop_field)
 from agw._fast.http1 cimport (BODY_DATA, BODY_END, BODY_ERROR, F_EXPECT_CONTINUE, FRAMING_CHUNKED, FRAMING_LENGTH,
-                              FRAMING_NONE, M_OTHER, Head, body_feed, body_init, head_free, head_reset,
+                              FRAMING_NONE, M_OTHER, Head, Header, body_feed, body_init, head_free, head_reset,
                               request_head_feed)
 from agw._fast.policy cimport Bind, Http
 from agw._fast.reactor cimport EV_ERR, EV_HUP, EV_IN, EV_OUT, EV_RDHUP, SCRATCH_IN, Handler, Timer
@@ -43,12 +45,25 @@ cdef extern from "sys/socket.h" nogil:
     int accept4(int fd, sockaddr* addr, socklen_t* n, int flags)
     ssize_t c_send "send"(int fd, const void* buf, size_t n, int flags)
     cdef enum:
+        AF_UNIX
         SOL_SOCKET
         SO_LINGER
+        SO_PEERCRED
+    int getsockopt(int fd, int level, int name, void* value, socklen_t* n)
     struct linger_t "linger":
         int l_onoff
         int l_linger
     int setsockopt(int fd, int level, int name, const void* value, socklen_t n)
+
+cdef extern from *:
+    """
+    #include <sys/socket.h>
+    #include <unistd.h>
+    struct agw_ucred { pid_t pid; uid_t uid; gid_t gid; };  /* struct ucred without _GNU_SOURCE */
+    """
+    struct ucred "agw_ucred":
+        unsigned int uid
+    unsigned int geteuid() nogil
 
 cdef extern from "arpa/inet.h" nogil:
     struct in_addr:
@@ -71,6 +86,7 @@ cdef enum:
     LINGER_NS = 2000000000
     GRACE_NS = 1500000000           # for a client that sent FIN and may have left altogether
     DRAIN_IDLE_NS = 1000000000      # idle time a client has while we drain
+    HOP_IDLE_NS = 75000000000       # longer than another worker keeps an idle connection
     BUFFER_NS = 300000000000        # total time for a body that must be whole
 
 cdef bytes CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -81,6 +97,13 @@ cdef void reset_on_close(int fd) noexcept:
     now.l_onoff = 1
     now.l_linger = 0
     setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof(linger_t))
+
+
+cdef bint is_our_own(int fd) noexcept:
+    # Is the process at the other end of a unix socket ours? An abstract name has no permissions of its own.
+    cdef ucred who
+    cdef socklen_t size = sizeof(ucred)
+    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &size) == 0 and who.uid == geteuid()
 
 
 cdef class Acceptor(Handler):
@@ -204,6 +227,7 @@ cdef class Acceptor(Handler):
         cdef unsigned short port = 0
         cdef sockaddr_in6* six
         cdef sockaddr* addr = <sockaddr*> where
+        cdef bint from_worker = addr.sa_family == AF_UNIX
         text[0] = 0
         if addr.sa_family == AF_INET:
             inet_ntop(AF_INET, &(<sockaddr_in*> addr).sin_addr, text, 64)
@@ -221,10 +245,14 @@ cdef class Acceptor(Handler):
                     inet_ntop(AF_INET, &six.sin6_addr.s6_addr[12], text, 64)
         else:
             memcpy(text, b"unix", 5)
+        if from_worker and not is_our_own(fd):
+            c_close(fd)
+            return 0
         key = text
         held = self.ctx.per_address.get(key, 0)
-        if (http.max_connections and self.ctx.slot.gauges[G_CONNECTIONS] >= http.max_connections) \
-                or (http.max_per_address and held >= http.max_per_address):
+        # What another worker passes on was admitted there; its pool is bounded.
+        if not from_worker and ((http.max_connections and self.ctx.slot.gauges[G_CONNECTIONS] >= http.max_connections)
+                                or (http.max_per_address and held >= http.max_per_address)):
             return self.turn_away(fd)
         self.ctx.per_address[key] = held + 1
         d = Downstream()
@@ -232,6 +260,7 @@ cdef class Acceptor(Handler):
         d.ctx = self.ctx
         d.bind = self.bind
         d.acceptor = self
+        d.from_worker = from_worker
         d.address = key
         d.keep_alive = True
         d.deadline.owner = <void*> d
@@ -287,7 +316,7 @@ cdef class Downstream(Downlink):
                 if self.state == S_LINGER:
                     self.ctx.reactor.arm(&self.timer, self.ctx.reactor.now + LINGER_NS)
                 elif self.state == S_HEAD and not self.in_head:
-                    self.ctx.reactor.arm(&self.timer, self.ctx.reactor.now + self.bind.http.idle_timeout)
+                    self.ctx.reactor.arm(&self.timer, self.ctx.reactor.now + self.idle_time())
                 elif self.exchange is not None and self.state == S_BUSY:
                     self.ctx.reactor.disarm(&self.timer)
             elif self.state == S_BUSY:
@@ -483,6 +512,8 @@ cdef class Downstream(Downlink):
         cdef size_t size
         cdef bint whole
         self.requests += 1
+        if self.from_worker:
+            self.take_peer(h, buf)
         x.down = self
         self.exchange = x
         self.keep_alive = h.keep_alive and not self.ctx.draining and not self.acceptor.retired \
@@ -545,6 +576,28 @@ cdef class Downstream(Downlink):
         if self.head != NULL and self.state != S_BUFFER:
             self.free_head()
         return used
+
+    cdef int take_peer(self, Head* h, const char* buf) except -1:
+        # Whose request another worker passes on.
+        cdef uint32_t i
+        cdef Header* f
+        self.hop = False
+        memcpy(self.peer, b"unix", 4)
+        self.peer_len = self.peer_ip_len = 4
+        for i in range(h.nheaders):
+            f = &h.headers[i]
+            if not is_hop_field(buf + f.name_off, f.name_len):
+                continue
+            if f.name_len == 7:
+                self.hop = f.value_len == 1 and buf[f.value_off] == b"1"
+            elif 0 < f.value_len <= sizeof(self.peer):
+                memcpy(self.peer, buf + f.value_off, f.value_len)
+                self.peer_len = self.peer_ip_len = f.value_len
+        return 0
+
+    cdef int64_t idle_time(self) noexcept:
+        cdef int64_t configured = self.bind.http.idle_timeout
+        return HOP_IDLE_NS if self.from_worker and configured < <int64_t> HOP_IDLE_NS else configured
 
     cdef size_t take_body(self, const char* p, size_t n) except? 0:
         cdef size_t used = 0
@@ -671,7 +724,7 @@ cdef class Downstream(Downlink):
         self.state = S_HEAD
         self.ctx.reactor.arm(&self.timer, self.ctx.reactor.now + (
             self.bind.http.progress_timeout if self.outq.len
-            else DRAIN_IDLE_NS if self.ctx.draining or self.acceptor.retired else self.bind.http.idle_timeout))
+            else DRAIN_IDLE_NS if self.ctx.draining or self.acceptor.retired else self.idle_time()))
         if not self.consuming and (self.inbuf.len or self.readable):
             self.ctx.reactor.defer(self)
         return 0

@@ -62,7 +62,10 @@ ctypedef struct RequestContext:
     int framing                 # of the body that follows
     int64_t length
     bint upgrade
+    const char* name            # value of Mcp-Name, or NULL: as the client sent it
+    uint32_t name_len
 
+cdef bint is_hop_field(const char* name, uint32_t n) noexcept nogil
 cdef int build_request(Out* o, const Head* h, const char* buf, Choice choice, Http http,
                        const RequestContext* ctx) except -1
 cdef int build_response(Out* o, const Head* h, const char* buf, HeaderEdits edits, bytes cors, Http http,

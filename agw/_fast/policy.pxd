@@ -23,6 +23,8 @@ cdef class Cors:
     cdef bytes preflight(self, bytes origin)
 
 cdef class Choice:
+    cdef readonly object table              # CallTable: what the service lets us do without it, or None
+    cdef readonly uint32_t target           # of a service's own choices: which of its targets
     cdef readonly Cluster cluster           # None when `service` answers
     cdef readonly object service            # Python code that serves the request (agw.mcp.service), or None
     cdef readonly uint32_t weight
@@ -33,6 +35,7 @@ cdef class Choice:
     cdef readonly int host_mode         # 0 fixed or kept, 1 host part, 2 port part
     cdef readonly bytes path            # whole path, or None
     cdef readonly bytes path_prefix     # replaces the matched prefix, or None
+    cdef readonly bint hop              # to another worker: the request goes as it came, see hop_choice
     cdef readonly object redirect
     cdef readonly int64_t response_timeout
 

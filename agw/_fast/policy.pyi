@@ -13,6 +13,7 @@ from typing import Protocol, type_check_only
 from typing_extensions import disjoint_base
 
 from agw._fast.call import Call
+from agw._fast.calls import CallTable
 from agw._fast.pool import Cluster
 from agw._fast.router import Router
 from agw.runtime.plan import HttpPlan
@@ -41,6 +42,9 @@ class HeaderEdits:
 
     def __init__(self, remove: Iterable[str], set_: Sequence[tuple[str, str]], add: Iterable[tuple[str, str]]) -> None:
         """Errors: ValueError, see header_line."""
+
+    def derived(self, lines: bytes) -> HeaderEdits:
+        """The same removals with other lines, which the caller vouches for (`header_line`)."""
 
     def would_drop(self, name: bytes) -> bool:
         """Is a field of this name, in any case, left out of the head? For tests; the exchange calls `drops`."""
@@ -101,8 +105,17 @@ class Choice:
         redirect: Location | None,
         response_timeout_ns: int,
         service: Service | None = None,
+        target: int = 0,
     ) -> None:
-        """`cluster` is None when `service` answers."""
+        """`cluster` is None when `service` answers; `target` numbers the choices of a service's own."""
+
+    def set_table(self, table: CallTable | None) -> None:
+        """What the service lets the exchange do without it."""
+
+    @property
+    def table(self) -> CallTable | None: ...
+    @property
+    def target(self) -> int: ...
     @property
     def cluster(self) -> Cluster | None:
         """Where requests go."""
@@ -144,12 +157,20 @@ class Choice:
         """Replaces the matched prefix, without trailing slash; None: it is kept."""
 
     @property
+    def hop(self) -> bool:
+        """Does the request go to another worker? See `hop_choice`."""
+
+    @property
     def redirect(self) -> Location | None:
         """Answers instead of the backend."""
 
     @property
     def response_timeout(self) -> int:
         """Time for the response head; 0: the cluster's."""
+
+def hop_choice(cluster: Cluster) -> Choice:
+    """A choice that passes a request on to another worker of this gateway, as it came: path, Host and X-Forwarded-* are
+    the client's, and `agw-hop: 1` and `agw-peer` (the client's address) are added. See agw.worker.hop."""
 
 @disjoint_base
 class Route:

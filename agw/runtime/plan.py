@@ -332,7 +332,8 @@ class AccessLogPlan(Frozen, frozen=True, omit_defaults=True):
 class ProcessPlan(Frozen, frozen=True, omit_defaults=True):
     """The `config:` block: read once at start, not by a reload.
 
-    `session_keys` are 32-byte keys in hex: the first seals, all open; none means the supervisor makes one.
+    `session_keys` (32 octets as hex, the first seals, all open) are the exception: a reload may change them. The
+    supervisor fills in what is not configured, and `instance`: 8 octets as hex, another one for each life of a supervisor.
     """
 
     workers: int = 0
@@ -347,6 +348,8 @@ class ProcessPlan(Frozen, frozen=True, omit_defaults=True):
     metrics_prefix: str = "agw"
     dns_refresh_ns: int = 30_000_000_000
     session_keys: list[str] = []
+    session_key_file: str = ""
+    instance: str = ""
 
 
 class Plan(Frozen, frozen=True, omit_defaults=True):

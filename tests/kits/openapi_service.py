@@ -64,6 +64,7 @@ class Service:
                     self.send_header(name, value)
                 if status not in (204, 304):
                     self.send_header("content-length", fields.get("content-length", str(len(content))))
+                self.send_header("connection", "close")
                 self.end_headers()
                 if self.command != "HEAD" and status not in (204, 304):
                     self.wfile.write(content)
@@ -130,6 +131,9 @@ class PlainOrigin:
                     if len(content) > max_bytes:
                         raise TransportError("limit", "the answer is too large")
                 elif isinstance(event, h11.EndOfMessage):
+                    if 300 <= head.status_code < 400:
+                        headers = [(bytes(k), bytes(v)) for k, v in head.headers]
+                        raise TransportError("status", "a redirect", status=head.status_code, headers=headers)
                     return Answer(head.status_code, [(bytes(k), bytes(v)) for k, v in head.headers], bytes(content))
                 elif isinstance(event, h11.ConnectionClosed):
                     raise TransportError("closed", "closed before the answer")

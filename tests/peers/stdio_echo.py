@@ -5,6 +5,7 @@ One line in, usually one line out; `params` is an object. See `METHODS` at the e
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -130,8 +131,9 @@ def die_mid_answer(request: Message) -> None:
 
 
 def answer_and_die(request: Message) -> None:
-    """The answer is longer than one chunk, has no line break, and the process is gone before anybody reads it."""
-    put('{"jsonrpc":"2.0","id":' + json.dumps(request["id"]) + ',"result":"last words"}')
+    """The answer has no line break, and the process is gone before anybody reads it: the pipe is made to hold all of it."""
+    fcntl.fcntl(1, fcntl.F_SETPIPE_SZ, 1 << 20)
+    put('{"jsonrpc":"2.0","id":' + json.dumps(request["id"]) + ',"result":"last words' + "!" * request["params"].get("size", 0) + '"}')
     os._exit(0)
 
 

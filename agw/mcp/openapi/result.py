@@ -99,10 +99,7 @@ def _about_nothing(answer: Answer, head: bool) -> str:
 
 
 def _media_type(answer: Answer) -> tuple[str, str]:
-    """Media type in lower case without parameters, and a charset Python knows. What is compressed is octets."""
-    encoding = (answer.header(b"content-encoding") or b"").strip().lower()
-    if encoding not in (b"", b"identity"):
-        return "application/octet-stream", "utf-8"
+    """Media type in lower case without parameters, and a charset Python knows. A content coding is the origin's to undo."""
     value = (answer.header(b"content-type") or b"").decode("latin-1").lower()
     media_type, _, parameters = value.partition(";")
     charset = "utf-8"

@@ -16,6 +16,7 @@ Source: OpenAPI 3.0.4 "Schema Object"; OpenAPI 3.1.1 "Schema Object"; JSON Schem
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple
 
@@ -32,6 +33,7 @@ DEFINITION_LEVEL = 7
 MAX_WORK = 10_000_000
 """Schemas and values looked at and definitions visited for one document; references may repeat them."""
 
+_OPEN = msgspec.Raw(b"{}")
 _TYPES = frozenset(("null", "boolean", "object", "array", "number", "string", "integer"))
 
 
@@ -123,19 +125,23 @@ class Schemas:
             return out
         return self._keywords(node, direction, level, references)
 
-    def close(self, references: Iterable[str], direction: Direction, limit: int) -> dict[str, msgspec.Raw] | None:
-        """The definitions that `references` need, directly or not, by name; None when they exceed `limit` octets."""
+    def close(self, references: Iterable[str], direction: Direction, limit: int) -> dict[str, msgspec.Raw]:
+        """The definitions that `references` need, directly or not, by name.
+
+        The nearest come first; what would make them more than `limit` octets together is `{}`, and needs nothing more.
+        """
         found: dict[str, msgspec.Raw] = {}
-        waiting = sorted(references)
+        waiting = deque(sorted(references))
         seen = set(waiting)
         size = 0
         while waiting:
             self._spend()
-            pointer = waiting.pop()
+            pointer = waiting.popleft()
             definition = self._definition(pointer, direction)
+            if size + len(bytes(definition.raw)) > limit:
+                found[self._name(pointer)] = _OPEN
+                continue
             size += len(bytes(definition.raw))
-            if size > limit:
-                return None
             found[self._name(pointer)] = definition.raw
             fresh = definition.references - seen
             seen |= fresh

@@ -15,7 +15,7 @@ import hashlib
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -33,7 +33,7 @@ FAILURE_PAUSE_S = 5.0
 
 
 class Fetcher(Protocol):
-    """What is needed of an origin. Errors: TransportError."""
+    """What is needed of an origin. Errors: TransportError, of kind `status` for a 3xx, which is never followed."""
 
     async def fetch(
         self, method: bytes, path: bytes, headers: Sequence[tuple[bytes, bytes]], body: bytes | None, *, timeout_s: float, max_bytes: int
@@ -145,7 +145,7 @@ class SchemaSource:
         headers = [(b"accept", b"application/json, application/yaml;q=0.9, */*;q=0.5")]
         if self._etag is not None and self._current is not None:
             headers.append((b"if-none-match", self._etag))
-        answer = await self._origin.fetch(b"GET", self._path, headers, None, timeout_s=FETCH_TIMEOUT_S, max_bytes=MAX_BYTES)
+        answer = await whatever_status(self._origin.fetch(b"GET", self._path, headers, None, timeout_s=FETCH_TIMEOUT_S, max_bytes=MAX_BYTES))
         if answer.status == 304 and len(headers) > 1:
             return None, self._etag
         if answer.status != 200:
@@ -164,6 +164,16 @@ class SchemaSource:
             except TransportError as error:
                 failures += 1
                 log.warning("OpenAPI document not refreshed", extra={"target": self._name, "error": str(error)})
+
+
+async def whatever_status(fetching: Awaitable[Answer]) -> Answer:
+    """The answer of a fetch, whose 3xx come as errors of kind `status`. Errors: TransportError of any other kind."""
+    try:
+        return await fetching
+    except TransportError as error:
+        if error.kind != "status":
+            raise
+        return Answer(error.status, error.headers, error.body)
 
 
 def _request_target(url: str) -> bytes | None:

@@ -6,7 +6,8 @@ Rules:
 - arguments are grouped by place (`path`, `query`, `header`, `cookie`) beside `body`; a group is required when something in
   it is;
 - an output schema is promised only where every documented success is one JSON object, because a client holds the tool to it;
-- a schema that would grow beyond its bound is replaced by a permissive one: the tool works, the service checks.
+- schemas are bounded, because a model has to read them: definitions too far from the arguments stay open, and arguments
+  that are too large by themselves are listed without their schemas. The tool works all the same, the service checks.
 
 Source: MCP tools (names, annotations, outputSchema); OpenAPI 3.0.4 and 3.1.1.
 """
@@ -24,9 +25,10 @@ from agw.mcp.openapi.parameters import PLACES
 from agw.mcp.openapi.schema import Schemas
 from agw.mcp.openapi.text import DocumentError
 
-MAX_INPUT_BYTES = 256 * 1024
-MAX_OUTPUT_BYTES = 64 * 1024
+MAX_INPUT_BYTES = 64 * 1024
+MAX_OUTPUT_BYTES = 32 * 1024
 MAX_LISTING_BYTES = 32 * 1024 * 1024
+"""Of all tools together. Many tools share half of it, so that those who nearly all refer to each other fit, too."""
 MAX_DESCRIPTION = 8_000
 MAX_INSTRUCTIONS = 4_000
 NAME_LENGTH = 128
@@ -72,14 +74,16 @@ def build(text: bytes, prefix: str = "") -> ToolSet:
     prefix = quoted_path(prefix)
     schemas = Schemas(document)
     found = list(entries(document))
+    share = MAX_LISTING_BYTES // 2 // max(len(found), 1)
+    input_limit, output_limit = min(MAX_INPUT_BYTES, share // 3), min(MAX_OUTPUT_BYTES, share // 6)
     tools: dict[str, Tool] = {}
     listed: list[bytes] = []
     size = 0
     for entry, name in zip(found, _names(found), strict=True):
         try:
             called = operation(document, entry, prefix)
-            shown: dict[str, Any] = {"name": name, **_words(entry), "inputSchema": _input(called, document, schemas)}
-            output = _output(entry, document, schemas)
+            shown: dict[str, Any] = {"name": name, **_words(entry), "inputSchema": _input(called, document, schemas, input_limit)}
+            output = _output(entry, document, schemas, output_limit)
         except DocumentError as error:
             raise DocumentError(f"{entry.method.upper()} {entry.template[:200]}: {error}") from None
         if output is not None:
@@ -147,15 +151,12 @@ def _annotations(method: str) -> dict[str, bool]:
     return hints
 
 
-def _input(called: Operation, document: Document, schemas: Schemas) -> dict[str, Any]:
+def _input(called: Operation, document: Document, schemas: Schemas, limit: int) -> dict[str, Any]:
     references: set[str] = set()
     shown = _arguments(called, document, schemas, references)
-    definitions = schemas.close(references, "request", MAX_INPUT_BYTES)
-    if definitions is not None:
-        if definitions:
-            shown["$defs"] = definitions
-        if len(msgspec.json.encode(shown)) <= MAX_INPUT_BYTES:
-            return shown
+    if len(msgspec.json.encode(shown)) <= limit:
+        definitions = schemas.close(references, "request", limit)
+        return {**shown, "$defs": definitions} if definitions else shown
     shown = _arguments(called, document, None, set())
     if len(msgspec.json.encode(shown)) > MAX_INPUT_BYTES:
         raise DocumentError(f"its parameters are larger than {MAX_INPUT_BYTES >> 10} KiB")
@@ -219,7 +220,7 @@ def _body(called: Operation, document: Document, schemas: Schemas | None, refere
     return {"type": "object", **converted}
 
 
-def _output(entry: Entry, document: Document, schemas: Schemas) -> dict[str, Any] | None:
+def _output(entry: Entry, document: Document, schemas: Schemas, limit: int) -> dict[str, Any] | None:
     roots = []
     for content in successes(document, entry.node):
         media = json_media(content)
@@ -230,13 +231,8 @@ def _output(entry: Entry, document: Document, schemas: Schemas) -> dict[str, Any
     if not isinstance(root, dict) or root.get("type") not in ("object", ["object"]) or root.get("nullable") is True or any(r != root for r in roots[1:]):
         return None
     references: set[str] = set()
-    shown = schemas.convert(root, "response", _INPUT_LEVEL, references)
-    if shown.get("type") != "object":
+    shown: dict[str, Any] = schemas.convert(root, "response", _INPUT_LEVEL, references)
+    if shown.get("type") != "object" or len(msgspec.json.encode(shown)) > limit:
         return None
-    definitions = schemas.close(references, "response", MAX_OUTPUT_BYTES)
-    if definitions is None:
-        return None
-    if definitions:
-        shown["$defs"] = definitions
-    found: dict[str, Any] | None = shown if len(msgspec.json.encode(shown)) <= MAX_OUTPUT_BYTES else None
-    return found
+    definitions = schemas.close(references, "response", limit)
+    return {**shown, "$defs": definitions} if definitions else shown

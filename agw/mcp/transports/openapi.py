@@ -25,7 +25,7 @@ from agw.mcp.errors import RpcError
 from agw.mcp.openapi.call import compose
 from agw.mcp.openapi.parameters import ArgumentError
 from agw.mcp.openapi.result import failure, render
-from agw.mcp.openapi.source import Fetcher, SchemaSource
+from agw.mcp.openapi.source import Fetcher, SchemaSource, whatever_status
 from agw.mcp.openapi.tools import ToolSet
 from agw.mcp.transport import Headers, OnMessage, Reply, TransportError
 from agw.runtime.plan import OpenApiPlan
@@ -44,7 +44,7 @@ class OpenApiTransport:
     itself has the document (a URL without a host) or nobody fetches it. `source` is for `another`.
     """
 
-    kind: Literal["openapi"] = "openapi"
+    kind: Literal["http", "sse", "stdio", "openapi"] = "openapi"
 
     def __init__(
         self, name: str, plan: OpenApiPlan, origin: Fetcher, *, schema_origin: Fetcher | None = None, max_bytes: int = MAX_ANSWER_BYTES,
@@ -161,8 +161,8 @@ class OpenApiTransport:
         except ArgumentError as error:
             raise RpcError(errors.INVALID_PARAMS, f"Invalid arguments: {error}", status=400) from None
         try:
-            answer = await self._origin.fetch(
-                request.method, request.path, request.headers, request.body, timeout_s=timeout_s, max_bytes=self._max_bytes)
+            answer = await whatever_status(self._origin.fetch(
+                request.method, request.path, request.headers, request.body, timeout_s=timeout_s, max_bytes=self._max_bytes))
         except TransportError as error:
             if error.kind == "limit" and error.sent:
                 return failure(f"The request was carried out, but its answer is larger than {self._max_bytes} octets.")

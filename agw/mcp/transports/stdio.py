@@ -121,7 +121,7 @@ class StdioTransport:
     Owner:  create and use on the loop of the main thread; `close` ends it for good.
     """
 
-    kind: Literal["stdio"] = "stdio"
+    kind: Literal["http", "sse", "stdio", "openapi"] = "stdio"
 
     def __init__(
         self, name: str, options: StdioOptions, limit: ChildLimit, *, max_line_bytes: int = MAX_LINE_BYTES, max_queue_bytes: int = MAX_QUEUE_BYTES,

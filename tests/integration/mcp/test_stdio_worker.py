@@ -33,10 +33,11 @@ def worker(body: Callable[[Callable[[str], None]], Coroutine[Any, Any, None]]) -
             for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE):
                 signal.signal(number, signal.SIG_IGN)
             os.close(reading)
+            told = os.fdopen(writing, "w", closefd=False)
             threading.Thread(target=threading.Event().wait, daemon=True).start()
             gc.collect()
             gc.freeze()
-            on_uvloop(body(lambda text: os.write(writing, text.encode() + b"\n") and None))
+            on_uvloop(body(lambda text: print(text, file=told, flush=True)))
             code = 0
         except BaseException as error:
             with suppress(OSError):

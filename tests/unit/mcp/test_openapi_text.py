@@ -152,23 +152,38 @@ def test_a_schema_nested_to_the_limit_fits_a_message() -> None:
     assert b'"p":{}' in found.listing or b'"allOf":[{}]' in found.listing
 
 
-def test_a_huge_input_schema_becomes_a_permissive_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_definitions_beyond_the_bound_stay_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tools, "MAX_INPUT_BYTES", 2_000)
+    monkeypatch.setattr(tools, "MAX_OUTPUT_BYTES", 2_000)
+
+    def link(i: int) -> dict[str, Any]:
+        return {"type": "object", "description": "x" * 600, "properties": {"next": {"$ref": f"#/components/schemas/S{(i + 1) % 100}"}}}
+
+    content = {"application/json": {"schema": {"$ref": "#/components/schemas/S0"}}}
+    paths = {"/a": {"post": {"requestBody": {"content": content}, "responses": {"200": {"content": content}}}}}
+    (shown,) = json.loads(build(document(paths, components={"schemas": {f"S{i}": link(i) for i in range(100)}})).listing)
+    definitions = shown["inputSchema"]["$defs"]
+    assert list(definitions) == ["S0", "S1", "S2"]
+    assert definitions["S1"]["properties"] == {"next": {"$ref": "#/$defs/S2"}}
+    assert definitions["S2"] == {}
+    assert list(shown["outputSchema"]["$defs"]) == ["S1", "S2", "S3"]
+    assert shown["outputSchema"]["$defs"]["S3"] == {}
+
+
+def test_arguments_too_large_by_themselves_are_listed_without_schemas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tools, "MAX_INPUT_BYTES", 2_000)
     big = {"type": "object", "properties": {f"p{i}": {"type": "string"} for i in range(200)}}
-    schemas = {"Big": big}
-    paths = {
-        "/a": {"post": {
-            "operationId": "a",
-            "parameters": [{"name": "q", "in": "query", "required": True, "description": "Which", "schema": {"$ref": "#/components/schemas/Big"}}],
-            "requestBody": {"required": True, "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Big"}}}},
-        }},
-    }
-    shown = json.loads(build(document(paths, components={"schemas": schemas})).listing)[0]["inputSchema"]
+    parameter = {"name": "q", "in": "query", "required": True, "description": "Which", "schema": big}
+    body = {"required": True, "content": {"application/json": {"schema": big}}}
+    shown = json.loads(build(document({"/a": {"post": {"parameters": [parameter], "requestBody": body}}})).listing)[0]["inputSchema"]
     assert shown["properties"] == {
         "query": {"type": "object", "properties": {"q": {"description": "Which"}}, "required": ["q"], "additionalProperties": False},
         "body": {},
     }
     assert shown["required"] == ["query", "body"]
+    many = [{"name": f"name-{i}", "in": "query"} for i in range(200)]
+    with pytest.raises(DocumentError, match="parameters are larger"):
+        build(document({"/a": {"get": {"parameters": many}}}))
 
 
 def test_a_huge_output_schema_is_not_promised(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,6 +197,19 @@ def test_the_listing_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tools, "MAX_LISTING_BYTES", 10_000)
     with pytest.raises(DocumentError, match="its tools are larger"):
         build(document({f"/{i}": {"get": {"description": "x" * 1000}} for i in range(20)}))
+
+
+def test_many_tools_that_refer_to_nearly_everything_share_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tools, "MAX_LISTING_BYTES", 1_000_000)
+    schemas = {
+        f"S{i}": {"type": "object", "properties": {f"p{j}": {"$ref": f"#/components/schemas/S{(7 * i + j) % 200}"} for j in range(20)}} for i in range(200)}
+    content = {"application/json": {"schema": {"$ref": "#/components/schemas/S3"}}}
+    paths = {f"/{i}": {"put": {"requestBody": {"content": content}, "responses": {"200": {"content": content}}}} for i in range(100)}
+    found = build(document(paths, components={"schemas": schemas}))
+    assert 300_000 < len(found.listing) < 1_000_000
+    for tool in json.loads(found.listing):
+        assert tool["inputSchema"]["$defs"]["S3"]["properties"]
+        assert tool["outputSchema"]["properties"]
 
 
 def test_references_to_one_large_thing_are_bounded_work(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,7 +115,7 @@ def test_what_is_no_response_goes_to_the_owner_in_order() -> None:
 def test_an_owner_that_fails_costs_one_message(caplog: pytest.LogCaptureFixture) -> None:
     async def body() -> None:
         channel = Channel()
-        channel.on_stray = lambda raw: 1 / 0  # type: ignore[assignment, return-value]
+        channel.on_stray = lambda raw: 1 / 0  # type: ignore[assignment]
         assert await channel.call("ask") == "asked"
         await channel.close()
 
@@ -449,18 +449,18 @@ def test_last_words_are_heard() -> None:
     on_uvloop(body())
 
 
-def test_last_words_are_heard_although_a_write_finds_the_end_first() -> None:
+def test_last_words_longer_than_a_chunk_are_heard_to_their_end() -> None:
     async def body() -> None:
         channel = Channel()
         await channel.call("echo")
-        first = asyncio.ensure_future(channel.call("answer_and_die"))
+        task = asyncio.ensure_future(channel.call("answer_and_die", {"size": 500_000}))
         await asyncio.sleep(0)
-        while alive(channel.pid):  # without the loop, which would read the answer
+        deadline = time.monotonic() + 20
+        while alive(channel.pid):  # without the loop, so that it finds the output and the end together
+            assert time.monotonic() < deadline
             time.sleep(0.001)
-        second = asyncio.ensure_future(channel.call("echo"))
-        assert await first == "last words"
-        error = await failure(second)
-        assert (error.kind, error.sent, channel.downs) == ("closed", False, ["closed its standard input"])
+        assert await task == "last words" + "!" * 500_000
+        await until(lambda: channel.downs)
         await channel.close()
 
     on_uvloop(body())
@@ -609,6 +609,20 @@ def test_a_closed_transport_starts_nothing() -> None:
             assert (error.kind, error.sent) == ("closed", False)
         assert channel.downs == [] and channel.limit.spawned_total == 1
         await channel.close()
+
+    on_uvloop(body())
+
+
+def test_nothing_is_heard_after_the_close() -> None:
+    goodbye = "import os, sys; sys.stdin.read(); os.write(1, b'{\"jsonrpc\":\"2.0\",\"method\":\"notifications/bye\"}\\n')"
+
+    async def body() -> None:
+        channel = Channel(Options(args=["-I", "-S", "-c", goodbye]))
+        task = asyncio.ensure_future(channel.call("echo"))
+        await until(lambda: channel.in_flight)
+        await channel.close()
+        assert (await failure(task)).kind == "closed"
+        assert (channel.strays, channel.downs) == ([], [])
 
     on_uvloop(body())
 
