@@ -25,8 +25,6 @@ cdef enum:
     MAX_NAMES = 65536
     MAX_HOSTS = 256
 
-MODERN = b"2026-07-28"
-
 
 cdef class CallSession:
     def __init__(self, list choices not None, bytes version not None):

@@ -62,6 +62,8 @@ cdef class Downlink(Stream):
     cdef uint32_t peer_len
     cdef uint32_t peer_ip_len
     cdef bint hop                   # another worker passed this request on; `peer` is its client
+    cdef bint from_worker           # the connection is another worker's
+    cdef bint secure                # the client speaks TLS, here or with the worker that passed the request on
     cdef bint read_paused
     cdef bint reset_on_close        # end with RST: the client must not take what it has for the whole
     cdef bint request_complete      # the whole request has been read

@@ -21,8 +21,8 @@ from agw._fast.accesslog cimport AccessLog, Record
 from agw._fast.arena cimport G_EXCHANGES, G_IN_FLIGHT, G_RELAY_PAUSES, G_RETRIES, Slot
 from agw._fast.calls cimport CallSession, CallTable, Way, find_way, may_relay
 from agw._fast.forward cimport (E_BAD_PATH, E_BODY_CUT, E_CLIENT_GONE, E_CONNECT, E_CONNECT_TIMEOUT, E_DNS, E_INTERNAL,
-                                E_JSON, E_METHOD, E_NO_BACKEND, E_NO_LISTENER, E_NO_ROUTE, E_PROTOCOL, E_QUEUE_FULL,
-                                E_QUEUE_TIMEOUT, E_REQUEST_TIMEOUT, E_RESET, E_RESPONSE_TIMEOUT, E_TOO_LARGE, E_UPGRADE,
+                                E_JSON, E_METHOD, E_NO_BACKEND, E_NO_LISTENER, E_NO_ROUTE, E_MISDIRECTED, E_PROTOCOL,
+                                E_QUEUE_FULL, E_QUEUE_TIMEOUT, E_REQUEST_TIMEOUT, E_RESET, E_RESPONSE_TIMEOUT, E_TLS, E_TOO_LARGE, E_UPGRADE,
                                 Failure, Out, RequestContext, build_reply, build_request, build_response, failure, put,
                                 put_hex, reason_name)
 from agw._fast.http1 cimport (BODY_DATA, BODY_END, BODY_ERROR, F_EVENT_STREAM, F_UPGRADE, FRAMING_CHUNKED, FRAMING_EOF,
@@ -32,10 +32,11 @@ from agw._fast.http1 cimport (BODY_DATA, BODY_END, BODY_ERROR, F_EVENT_STREAM, F
                               response_head_feed)
 from agw._fast.jsonrpc cimport KIND_BATCH, KIND_REQUEST, KIND_RESPONSE, Envelope, envelope_scan
 from agw._fast.policy cimport Http, Match, Route
-from agw._fast.pool cimport FAIL_CONNECT, FAIL_CONNECT_TIMEOUT, FAIL_DNS, FAIL_QUEUE_FULL, Client, Cluster, Upstream
+from agw._fast.pool cimport FAIL_CONNECT, FAIL_CONNECT_TIMEOUT, FAIL_DNS, FAIL_QUEUE_FULL, FAIL_TLS, Client, Cluster, Upstream
 from agw._fast.reactor cimport SCRATCH_OUT, Reactor, timer_unlink
 from agw._fast.router cimport ByteMap
 from agw._fast.stream cimport HIGH_WATER, LOW_WATER, Stream, buf_append, buf_clear, buf_consume, buf_free
+from agw._fast.tls cimport may_serve
 
 cdef enum:
     PATH_ROOM = 65537
@@ -227,6 +228,10 @@ cdef class Exchange(Client):
             return DONE_LOCALLY
         self.note_request(h, buf)
         found = self.bind.router.route(h, buf, self.path, self.path_len, &listener)
+        if listener >= 0 and (self.bind.tls is not None or self.down.tls is not None) and not self.down.from_worker \
+                and not may_serve(self.bind.tls, self.down.tls, listener):
+            self.fail(E_MISDIRECTED, NULL, 0, 0)
+            return DONE_LOCALLY
         if found < 0:
             self.fail(E_NO_LISTENER if listener < 0 else E_NO_ROUTE, NULL, 0, 0)
             return DONE_LOCALLY
@@ -398,6 +403,7 @@ cdef class Exchange(Client):
         rc.peer = self.down.peer
         rc.peer_len = self.down.peer_ip_len
         rc.upgrade = self.wants_upgrade
+        rc.secure = self.down.secure
         rc.name = self.own_name
         rc.name_len = self.own_name_len
         self.request_chunked = chunked
@@ -610,6 +616,8 @@ cdef class Exchange(Client):
             return self.fail(E_CONNECT_TIMEOUT, NULL, 0, 0)
         if why == FAIL_DNS:
             return self.fail(E_DNS, NULL, 0, 0)
+        if why == FAIL_TLS:
+            return self.fail(E_TLS, NULL, 0, 0)
         return self.fail(E_QUEUE_FULL if why == FAIL_QUEUE_FULL else E_QUEUE_TIMEOUT, NULL, 0, 0)
 
     cdef int body(self, const char* p, size_t n) except -1:

@@ -60,6 +60,7 @@ class Worker:
         hops: dict[BindKey, int], lent: frozenset[BindKey], journal: int, channel: Channel, parent: int,
     ) -> None:
         self.index = index
+        self.workers = len(arena.slots_in_use)
         self.siblings = [slot for i, slot in enumerate(arena.slots_in_use) if i != index]
         self.lent = lent
         self.parent = parent
@@ -150,6 +151,8 @@ class Worker:
         for cluster in self.snapshot.clusters.values():
             if cluster.waiting_count():
                 cluster.expire_waiters()
+            if cluster.tls is not None and (problem := cluster.take_problem()):
+                log.warning("no TLS connection to a backend", extra={"backend": cluster.plan.name, "problem": problem})
         if self.mcp is not None:
             self.mcp.tick()
         self.retired = [a for a in self.retired if a.connection_count()]
@@ -295,7 +298,7 @@ class Worker:
             from agw.worker.mcp import McpHost
 
             process = snapshot.plan.process
-            self.mcp = McpHost(self.context, self.index, bytes.fromhex(process.instance), self.hops, self.journal)
+            self.mcp = McpHost(self.context, self.index, self.workers, bytes.fromhex(process.instance), self.hops, self.journal)
         self.mcp.adopt(snapshot.endpoints, [bytes.fromhex(key) for key in snapshot.plan.process.session_keys], list(snapshot.binds))
 
     def _keep_fresh(self) -> None:
