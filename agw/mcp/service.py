@@ -127,6 +127,7 @@ class McpService:
                 self.spawn(self.end_session(session))
                 continue
             session.view = view
+            self.ways.open(session)
             for name in [name for name, peer in session.peers.items() if names.get(name) is not peer.target]:
                 self.spawn(session.drop_peer(name))
         self.spawn(before.close())
@@ -311,7 +312,7 @@ class McpService:
             name: UpstreamSession((peer.sid or b"").decode("latin-1"), peer.version)
             for name, peer in session.legacy_peers() if not peer.target.is_channel
         }
-        session.state = SessionState(**{**_fields(state), "upstream": upstream})
+        session.state = SessionState(**{**_fields(state), "version": session.hello.version, "upstream": upstream})
         session.token = session.state.pack(self.host.ring, session.principal)
         self.sessions[session.token] = session
         self.ways.open(session)
@@ -460,6 +461,15 @@ class McpService:
             session.tell(note)
         for listener in list(self.listeners):
             listener.changed(method)
+
+    def drain(self) -> None:
+        """The worker is about to leave: streams that could stay open for ever end now, so that clients come back elsewhere."""
+        for session in list(self.sessions.values()):
+            if session.standalone is not None:
+                session.standalone.part(None)
+        for listener in list(self.listeners):
+            listener.leave()
+        self.spawn(self.sse.close())
 
     async def close(self) -> None:
         """The end of the worker or of the backend."""
