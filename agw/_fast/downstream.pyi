@@ -4,7 +4,9 @@ Rules:
 - one request at a time per connection; what a client sends ahead waits, bounded, here and in the kernel;
 - the common case copies nothing: head and body are read where recv() put them;
 - after a framing error: one answer, then the connection ends, and not one further octet is parsed;
-- every wait has a timer: first octet, head, body progress, write progress, idle, linger;
+- every wait has a timer: TLS handshake, first octet, head, body progress, write progress, idle, linger;
+- a TLS connection that is refused before its handshake hears an alert, one that speaks plain HTTP a 400, and one too
+  many nothing: it is closed;
 - out of descriptors: one client is told with 503, then accepting pauses until the tick.
 """
 
@@ -22,7 +24,8 @@ class Acceptor(Handler):
     """
 
     def __init__(self, ctx: Context, fd: int, bind: Bind) -> None:
-        """`fd`: a listening, non-blocking stream socket (TCP or unix)."""
+        """`fd`: a listening, non-blocking stream socket. TCP is for clients; unix is for hops from other workers
+        (agw.worker.hop): only processes of our own user get in, and their `agw-peer` says who the client is."""
 
     @property
     def bind(self) -> Bind:

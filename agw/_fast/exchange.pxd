@@ -4,8 +4,10 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from agw._fast.accesslog cimport AccessLog
 from agw._fast.arena cimport Slot
+from agw._fast.calls cimport CallSession
 from agw._fast.forward cimport Out
 from agw._fast.http1 cimport Body, CLimits, Head
+from agw._fast.jsonrpc cimport Envelope
 from agw._fast.policy cimport Bind, Choice, Match, Route
 from agw._fast.pool cimport Client, Upstream
 from agw._fast.reactor cimport Reactor, Timer
@@ -20,6 +22,7 @@ cdef enum:
     X_SENT                  # request (so far) handed to the upstream; no response head yet
     X_RESPONSE              # response head went to the client
     X_TUNNEL                # 101: octets both ways
+    X_SERVICE               # handed to Python code (call.pyx)
 
 cdef enum:
     # What begin() decided
@@ -43,6 +46,8 @@ cdef class Context:
     cdef dict per_address
     cdef dict rpc_names
     cdef ByteMap rpc_map
+    cdef object make_call           # call.make
+    cdef object make_fetch          # fetch.adopt
     cdef Exchange take_exchange(self)
     cdef uint64_t random(self) noexcept
     cdef Head* detach_head(self, Head* shared) except NULL
@@ -56,6 +61,9 @@ cdef class Downlink(Stream):
     cdef char peer[72]
     cdef uint32_t peer_len
     cdef uint32_t peer_ip_len
+    cdef bint hop                   # another worker passed this request on; `peer` is its client
+    cdef bint from_worker           # the connection is another worker's
+    cdef bint secure                # the client speaks TLS, here or with the worker that passed the request on
     cdef bint read_paused
     cdef bint reset_on_close        # end with RST: the client must not take what it has for the whole
     cdef bint request_complete      # the whole request has been read
@@ -103,6 +111,18 @@ cdef class Exchange(Client):
     cdef int rpc
     cdef int name_kind
     cdef bint is_rpc                # errors are JSON-RPC errors
+    cdef Envelope envelope          # spans into the body; valid during one step
+    cdef object call                # the Call, while Python code serves this request
+    cdef uint32_t service_label     # what the counters and the log name in place of a cluster
+    cdef bytes service_target
+    cdef Choice served              # the service's choice, while one of its targets answers without it
+    cdef CallSession session        # whose request it is then, if it is of a session
+    cdef bint legacy                # a session's errors are HTTP 200
+    cdef Buf kept                   # that request: head and body, in case the service must go on with it
+    cdef size_t kept_head
+    cdef const char* own_name       # what Mcp-Name must say upstream; valid during one step
+    cdef uint32_t own_name_len
+    cdef Buf spliced                # its body with the tool's own name
 
     cdef int open(self, int method, int version) except -1
     cdef int begin(self, Head* h, const char* buf) except -1
@@ -111,6 +131,10 @@ cdef class Exchange(Client):
     cdef int redirect(self, rule, Head* h, const char* buf) except -1
     cdef int message(self, const char* body, size_t n) except -1
     cdef int dispatch(self, Head* h, const char* buf, const char* body, size_t n, bint complete, bint chunked) except -1
+    cdef int take_shortcut(self, Head* h, const char* buf, const char* body, size_t n) except -1
+    cdef int hand_over(self, Head* h, const char* buf, const char* body, size_t n) except -1
+    cdef int escalate(self, const char* at, size_t n) except -1
+    cdef object new_call(self, Head* h, const char* buf, bytes text)
     cdef int send_first(self, Upstream up, Out* o, const char* body, size_t n) except -1
     cdef int body(self, const char* p, size_t n) except -1
     cdef int body_end(self) except -1

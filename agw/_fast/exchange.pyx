@@ -19,21 +19,24 @@ from email.utils import formatdate
 
 from agw._fast.accesslog cimport AccessLog, Record
 from agw._fast.arena cimport G_EXCHANGES, G_IN_FLIGHT, G_RELAY_PAUSES, G_RETRIES, Slot
+from agw._fast.calls cimport CallSession, CallTable, Way, find_way, may_relay
 from agw._fast.forward cimport (E_BAD_PATH, E_BODY_CUT, E_CLIENT_GONE, E_CONNECT, E_CONNECT_TIMEOUT, E_DNS, E_INTERNAL,
-                                E_JSON, E_METHOD, E_NO_BACKEND, E_NO_LISTENER, E_NO_ROUTE, E_PROTOCOL, E_QUEUE_FULL,
-                                E_QUEUE_TIMEOUT, E_REQUEST_TIMEOUT, E_RESET, E_RESPONSE_TIMEOUT, E_TOO_LARGE, E_UPGRADE,
+                                E_JSON, E_METHOD, E_NO_BACKEND, E_NO_LISTENER, E_NO_ROUTE, E_MISDIRECTED, E_PROTOCOL,
+                                E_QUEUE_FULL, E_QUEUE_TIMEOUT, E_REQUEST_TIMEOUT, E_RESET, E_RESPONSE_TIMEOUT, E_TLS, E_TOO_LARGE, E_UPGRADE,
                                 Failure, Out, RequestContext, build_reply, build_request, build_response, failure, put,
                                 put_hex, reason_name)
 from agw._fast.http1 cimport (BODY_DATA, BODY_END, BODY_ERROR, F_EVENT_STREAM, F_UPGRADE, FRAMING_CHUNKED, FRAMING_EOF,
                               FRAMING_LENGTH, FRAMING_NONE, H_ACR_METHOD, H_ORIGIN, M_CONNECT, M_DELETE, M_GET, M_HEAD,
                               M_OPTIONS, M_POST, M_PUT, M_TRACE, CLimits, Head, body_feed, body_init,
-                              head_free, head_init, head_reset, normalise_path, response_head_feed)
+                              head_free, head_init, head_reset, normalise_path, request_head_feed,
+                              response_head_feed)
 from agw._fast.jsonrpc cimport KIND_BATCH, KIND_REQUEST, KIND_RESPONSE, Envelope, envelope_scan
 from agw._fast.policy cimport Http, Match, Route
-from agw._fast.pool cimport FAIL_CONNECT, FAIL_CONNECT_TIMEOUT, FAIL_DNS, FAIL_QUEUE_FULL, Client, Cluster, Upstream
+from agw._fast.pool cimport FAIL_CONNECT, FAIL_CONNECT_TIMEOUT, FAIL_DNS, FAIL_QUEUE_FULL, FAIL_TLS, Client, Cluster, Upstream
 from agw._fast.reactor cimport SCRATCH_OUT, Reactor, timer_unlink
 from agw._fast.router cimport ByteMap
 from agw._fast.stream cimport HIGH_WATER, LOW_WATER, Stream, buf_append, buf_clear, buf_consume, buf_free
+from agw._fast.tls cimport may_serve
 
 cdef enum:
     PATH_ROOM = 65537
@@ -59,6 +62,7 @@ RPC_METHODS = (
     ("notifications/initialized", ""), ("notifications/cancelled", ""), ("notifications/progress", ""),
     ("notifications/roots/list_changed", ""),
 )
+KINDS = ("", "request", "notification", "response", "batch")
 cdef list _rpc_bytes = [name.encode() for name, _ in RPC_METHODS]
 METHODS = ("OTHER", "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
 
@@ -85,6 +89,10 @@ cdef class Context:
         self.rpc_map = ByteMap(len(RPC_METHODS))
         for i in range(5, len(RPC_METHODS)):
             self.rpc_map.add(0, _rpc_bytes[i], i)
+        from agw._fast.call import make
+        from agw._fast.fetch import adopt
+        self.make_call = make
+        self.make_fetch = adopt
         self.refresh_date()
 
     def __dealloc__(self):
@@ -170,6 +178,8 @@ cdef class Exchange(Client):
         buf_free(&self.pending)
         buf_free(&self.rbuf)
         buf_free(&self.meta)
+        buf_free(&self.kept)
+        buf_free(&self.spliced)
         if self.rhead != NULL:
             head_free(self.rhead)
             free(self.rhead)
@@ -191,6 +201,13 @@ cdef class Exchange(Client):
         self.is_rpc = False
         self.rpc = -1
         self.name_kind = 0
+        self.service_label = 0xFFFF
+        self.own_name = NULL
+        self.served = None
+        self.session = None
+        self.legacy = False
+        self.service_target = None
+        self.envelope.kind = 0
         self.method_len = self.path_log_len = self.host_len = self.name_len = self.id_len = self.rpc_len = 0
         self.bind = self.down.bind
         self.ctx.slot.gauges[G_IN_FLIGHT] += 1
@@ -211,6 +228,10 @@ cdef class Exchange(Client):
             return DONE_LOCALLY
         self.note_request(h, buf)
         found = self.bind.router.route(h, buf, self.path, self.path_len, &listener)
+        if listener >= 0 and (self.bind.tls is not None or self.down.tls is not None) and not self.down.from_worker \
+                and not may_serve(self.bind.tls, self.down.tls, listener):
+            self.fail(E_MISDIRECTED, NULL, 0, 0)
+            return DONE_LOCALLY
         if found < 0:
             self.fail(E_NO_LISTENER if listener < 0 else E_NO_ROUTE, NULL, 0, 0)
             return DONE_LOCALLY
@@ -278,9 +299,9 @@ cdef class Exchange(Client):
             return DONE_LOCALLY
         if self.choice.redirect is not None:
             return self.redirect(self.choice.redirect, h, buf)
-        if self.choice.cluster.is_mcp:
+        if self.choice.service is not None or self.choice.cluster.is_mcp:
             self.is_rpc = True
-            if h.method == M_POST:
+            if h.method == M_POST or (self.choice.service is not None and h.framing != FRAMING_NONE):
                 if h.content_length > <int64_t> http.max_buffer:
                     self.fail(E_TOO_LARGE, NULL, 0, 0)
                     return DONE_LOCALLY
@@ -289,7 +310,7 @@ cdef class Exchange(Client):
                 self.rpc = RPC_GET
             elif h.method == M_DELETE:
                 self.rpc = RPC_DELETE
-            elif h.method != M_OPTIONS and h.method != M_HEAD:
+            elif self.choice.service is not None or (h.method != M_OPTIONS and h.method != M_HEAD):
                 self.fail(E_METHOD, NULL, 0, 0)
                 return DONE_LOCALLY
         elif h.flags & F_UPGRADE and h.upgrade_len and h.framing == FRAMING_NONE:
@@ -313,9 +334,11 @@ cdef class Exchange(Client):
 
     cdef int message(self, const char* body, size_t n) except -1:
         # What a JSON-RPC body says. 0: fine; 1: refused and finished.
-        cdef Envelope e
+        cdef Envelope* e = &self.envelope
         cdef int32_t rpc
-        if envelope_scan(body, <uint32_t> n, &e, 64) < 0:
+        if self.method != M_POST:
+            return 0
+        if envelope_scan(body, <uint32_t> n, e, 64) < 0:
             if e.code != -32700 and (e.id_kind == 1 or e.id_kind == 2):
                 # What is no JSON has no id; guessing one would name a request nobody sent.
                 self.id_len = e.id.len if e.id.len <= 1024 else 0
@@ -354,6 +377,14 @@ cdef class Exchange(Client):
         cdef Cluster cluster = self.choice.cluster
         cdef Upstream up
         cdef bytes built
+        if self.choice.service is not None:
+            if self.choice.table is None or self.take_shortcut(h, buf, body, n) == 0:
+                return self.hand_over(h, buf, body, n)
+            cluster = self.choice.cluster
+            if self.spliced.len:
+                body = self.spliced.p + self.spliced.off
+                n = self.spliced.len
+                h.content_length = <int64_t> n
         o.p = self.ctx.reactor.scratch_out
         o.n = 0
         o.cap = SCRATCH_OUT
@@ -372,6 +403,9 @@ cdef class Exchange(Client):
         rc.peer = self.down.peer
         rc.peer_len = self.down.peer_ip_len
         rc.upgrade = self.wants_upgrade
+        rc.secure = self.down.secure
+        rc.name = self.own_name
+        rc.name_len = self.own_name_len
         self.request_chunked = chunked
         if chunked:
             rc.framing = FRAMING_CHUNKED
@@ -410,6 +444,123 @@ cdef class Exchange(Client):
                 buf_append(&self.pending, body, n)
             return 0
         return self.send_first(up, &o, body, n)
+
+    cdef int take_shortcut(self, Head* h, const char* buf, const char* body, size_t n) except -1:
+        # 1: one of the service's targets answers this without it, and self.choice says which.
+        cdef Way way
+        cdef Envelope* e = &self.envelope
+        cdef list found = []
+        cdef CallTable table = <CallTable> self.choice.table
+        cdef Choice choice
+        if self.method != M_POST:
+            return 0
+        choice = find_way(table, h, buf, e, body, n, self.rpc, &way, found)
+        if choice is None:
+            return 0
+        self.served = self.choice
+        self.choice = choice
+        self.legacy = way.modern == 0
+        self.own_name = NULL
+        if found:
+            self.session = <CallSession> found[0]
+            self.session.used_ns = self.ctx.reactor.now
+            self.session.flights[body[e.id.off:e.id.off + e.id.len]] = way.target
+        self.kept_head = h.size - h.start
+        buf_append(&self.kept, buf + h.start, self.kept_head)
+        buf_append(&self.kept, body, n)
+        if way.name != NULL:
+            buf_append(&self.spliced, body, e.name.off)
+            buf_append(&self.spliced, way.name, way.name_len)
+            buf_append(&self.spliced, body + e.name.off + e.name.len, n - e.name.off - e.name.len)
+            if way.modern:
+                # Interned by the table, which outlives this step.
+                self.own_name = way.name
+                self.own_name_len = way.name_len
+        elif way.modern and (e.name.len or e.uri.len):
+            self.own_name = body + e.name.off if e.name.len else body + e.uri.off
+            self.own_name_len = e.name.len if e.name.len else e.uri.len
+        return 1
+
+    cdef int escalate(self, const char* at, size_t n) except -1:
+        # The answer that has begun is not one to relay: the service goes on with it, on the connection it comes on.
+        cdef Upstream up = self.upstream
+        cdef Head h
+        cdef CLimits lim = self.bind.http.limits
+        cdef uint32_t target = self.choice.target
+        cdef object service = self.served.service
+        cdef bytes octets = at[:n]
+        cdef bytes head = self.kept.p[self.kept.off:self.kept.off + self.kept_head]
+        cdef bytes text = self.kept.p[self.kept.off + self.kept_head:self.kept.off + self.kept.len]
+        cdef object fetch = self.ctx.make_fetch(self.ctx, up, octets)
+        self.upstream = None
+        if self.rhead != NULL:
+            head_free(self.rhead)
+            free(self.rhead)
+            self.rhead = NULL
+        self.choice = self.served
+        self.served = None
+        self.phase = X_SERVICE
+        head_init(&h, &lim)
+        try:
+            head_reset(&h)
+            request_head_feed(&h, PyBytes_AS_STRING(head), <uint32_t> PyBytes_GET_SIZE(head), &lim)
+            envelope_scan(PyBytes_AS_STRING(text), <uint32_t> PyBytes_GET_SIZE(text), &self.envelope, 64)
+            self.locate_path(&h, PyBytes_AS_STRING(head))
+            self.call = self.new_call(&h, PyBytes_AS_STRING(head), text)
+        finally:
+            head_free(&h)
+        self.end_flight()
+        try:
+            service.resume(self.call, target, fetch)
+        except Exception as error:
+            self.ctx.reactor.on_error(error)
+            if self.call is not None:
+                return self.fail(E_INTERNAL, NULL, 0, 0)
+        return 0
+
+    def end_flight(self):
+        # The request is no longer under way in the data path.
+        if self.session is not None:
+            start = self.method_len + self.host_len + self.path_log_len
+            self.session.flights.pop(self.meta.p[self.meta.off + start:self.meta.off + start + self.id_len], None)
+            self.session = None
+
+    cdef int hand_over(self, Head* h, const char* buf, const char* body, size_t n) except -1:
+        # Python code serves this request.
+        cdef object service = self.choice.service
+        self.down.request_complete = True
+        self.phase = X_SERVICE
+        if self.rpc >= 0:
+            self.ctx.slot.count_mcp(self.route.label, service.label, <uint32_t> self.rpc)
+        self.call = self.new_call(h, buf, body[:n])
+        try:
+            service.handle(self.call)
+        except Exception as error:
+            self.ctx.reactor.on_error(error)
+            if self.call is not None:
+                return self.fail(E_INTERNAL, NULL, 0, 0)
+        return 0
+
+    cdef object new_call(self, Head* h, const char* buf, bytes text):
+        # Everything Python code may look at is copied, because it may wait.
+        cdef Envelope* e = &self.envelope
+        cdef uint32_t i
+        cdef list headers = []
+        cdef tuple envelope = ("", None, None, None, None, None)
+        for i in range(h.nheaders):
+            headers.append((buf[h.headers[i].name_off:h.headers[i].name_off + h.headers[i].name_len].lower(),
+                            buf[h.headers[i].value_off:h.headers[i].value_off + h.headers[i].value_len]))
+        if self.method == M_POST:
+            envelope = (KINDS[e.kind],
+                        text[e.id.off:e.id.off + e.id.len] if e.id_kind else None,
+                        text[e.method.off:e.method.off + e.method.len] if e.method.off else None,
+                        text[e.params.off:e.params.off + e.params.len] if e.params.len else None,
+                        text[e.name.off:e.name.off + e.name.len] if e.name.off else None,
+                        text[e.uri.off:e.uri.off + e.uri.len] if e.uri.off else None)
+        return self.ctx.make_call(
+            self, self.choice.service, METHODS[self.method], self.path[:self.path_len],
+            buf[h.query_off:h.query_off + h.query_len] if h.has_query else None, headers, buf[h.start:h.size], text, envelope,
+            self.down.peer[:self.down.peer_ip_len], self.match.prefix_len)
 
     cdef int send_first(self, Upstream up, Out* o, const char* body, size_t n) except -1:
         cdef Cluster cluster = self.choice.cluster
@@ -465,6 +616,8 @@ cdef class Exchange(Client):
             return self.fail(E_CONNECT_TIMEOUT, NULL, 0, 0)
         if why == FAIL_DNS:
             return self.fail(E_DNS, NULL, 0, 0)
+        if why == FAIL_TLS:
+            return self.fail(E_TLS, NULL, 0, 0)
         return self.fail(E_QUEUE_FULL if why == FAIL_QUEUE_FULL else E_QUEUE_TIMEOUT, NULL, 0, 0)
 
     cdef int body(self, const char* p, size_t n) except -1:
@@ -629,6 +782,11 @@ cdef class Exchange(Client):
             if self.down.send(o.p, o.n) < 0:
                 return self.client_gone()
             return self.down.begin_tunnel()
+        if self.served is not None and (
+                h.status != 200 or h.flags & F_EVENT_STREAM
+                or ((<CallTable> self.served.table).watched and (
+                    h.framing != FRAMING_LENGTH or <int64_t> n < h.content_length or not may_relay(<CallTable> self.served.table, rest, n)))):
+            return self.escalate(buf, h.size + n)
         self.status = h.status
         self.event_stream = h.flags & F_EVENT_STREAM
         self.up_keep_alive = h.keep_alive
@@ -724,6 +882,8 @@ cdef class Exchange(Client):
         cdef Upstream up = self.upstream
         if up is not None and up.paused and self.down.outq.len <= LOW_WATER:
             up.resume()
+        elif self.call is not None and self.down.outq.len <= LOW_WATER:
+            self.call._drained()
         return 0
 
     cdef int on_upstream_eof(self, bint broken) except -1:
@@ -837,7 +997,7 @@ cdef class Exchange(Client):
                 ident, code if code else f.code, message.replace(b'"', b"'"), reason, status)
         else:
             body = b'{"error":{"status":%d,"reason":"%b","message":"%b"}}' % (status, reason, message.replace(b'"', b"'"))
-        return self.reply(status, b"application/json", body, lines, f.reason)
+        return self.reply(200 if self.legacy else status, b"application/json", body, lines, f.reason)
 
     cdef int client_gone(self) except -1:
         # The client's connection broke or left; whatever runs upstream for it is cut.
@@ -866,7 +1026,7 @@ cdef class Exchange(Client):
         slot.gauges[G_IN_FLIGHT] -= 1
         slot.gauges[G_EXCHANGES] += 1
         slot.observe(slot.row(self.route.label if self.route is not None else self.bind.label,
-                              cluster.label if cluster is not None else 0xFFFF, self.method, <uint32_t> self.status,
+                              cluster.label if cluster is not None else self.service_label, self.method, <uint32_t> self.status,
                               <uint32_t> self.reason), took, self.response_bytes)
         if self.ctx.log.enabled:
             r.wall_ns = self.ctx.reactor.wall
@@ -886,6 +1046,11 @@ cdef class Exchange(Client):
                 if cluster.is_mcp:
                     r.target = PyBytes_AS_STRING(cluster.target_text)
                     r.target_len = <uint32_t> PyBytes_GET_SIZE(cluster.target_text)
+            elif self.is_rpc:
+                r.protocol = b"mcp"
+                if self.service_target is not None:
+                    r.target = PyBytes_AS_STRING(self.service_target)
+                    r.target_len = <uint32_t> PyBytes_GET_SIZE(self.service_target)
             at = self.meta.p + self.meta.off
             r.method = at
             r.method_len = self.method_len
@@ -908,6 +1073,10 @@ cdef class Exchange(Client):
             r.reason = reason_name(self.reason)
             r.error = self.error
             self.ctx.log.add(&r)
+        call = self.call
+        self.call = None
+        if self.session is not None:
+            self.end_flight()
         self.ctx.reactor.disarm(&down.deadline)
         self.phase = X_FREE
         self.route = None
@@ -919,6 +1088,9 @@ cdef class Exchange(Client):
         buf_clear(&self.pending)
         buf_clear(&self.rbuf)
         buf_clear(&self.meta)
+        buf_clear(&self.kept)
+        buf_clear(&self.spliced)
+        self.served = None
         if self.rhead != NULL:
             head_free(self.rhead)
             free(self.rhead)
@@ -926,4 +1098,7 @@ cdef class Exchange(Client):
         # The freelist's reference keeps this object alive while callers unwind; trim() shortens the list between turns.
         self.ctx.free_exchanges.append(self)
         down.exchange = None
-        return down.exchange_done(broken)
+        down.exchange_done(broken)
+        if call is not None:
+            call._finished()
+        return 0

@@ -18,6 +18,7 @@ cdef class Fetch(Client):
     cdef Context ctx
     cdef Cluster cluster
     cdef object sink
+    cdef bytes begun                # what came before `attach`, of an adopted answer
     cdef bytes head, body           # as they go out; dropped with the first octet of an answer
     cdef int64_t patience
     cdef int method
@@ -28,6 +29,7 @@ cdef class Fetch(Client):
     cdef Buf rbuf
     cdef Body rbody
 
+    cdef int take(self, Context context, Upstream up, bytes octets) except -1
     cdef int dispatch(self, Upstream up) except -1
     cdef int wait(self, bint fresh) except -1
     cdef int kick(self) except -1

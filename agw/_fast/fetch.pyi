@@ -21,7 +21,7 @@ from typing import Protocol, type_check_only
 from typing_extensions import disjoint_base
 
 from agw._fast.exchange import Context
-from agw._fast.pool import Client, Cluster
+from agw._fast.pool import Client, Cluster, Upstream
 
 @type_check_only
 class Sink(Protocol):
@@ -52,6 +52,8 @@ class Fetch(Client):
     def __init__(
         self, context: Context, cluster: Cluster, method: bytes, path: bytes, lines: bytes, body: bytes | None, sink: Sink, timeout_ns: int = 0
     ) -> None: ...
+    def attach(self, sink: Sink) -> None:
+        """Who is told of an adopted answer; what came so far is told before this returns."""
     def cancel(self) -> None:
         """Give up: the connection is closed, the sink hears nothing more. Harmless after the end."""
 
@@ -60,3 +62,6 @@ class Fetch(Client):
 
     def resume(self) -> None:
         """Go on reading, after this turn."""
+
+def adopt(context: Context, up: Upstream, octets: bytes) -> Fetch:
+    """For the exchange: an answer that has begun there goes on here; `octets` are all of it so far, head first."""

@@ -96,6 +96,36 @@ cdef class Fetch(Client):
         else:
             self.dispatch(up)
 
+    cdef int take(self, Context context, Upstream up, bytes octets) except -1:
+        # An answer that has begun at another client of the pool; `octets` are all that came so far.
+        self.ctx = context
+        self.cluster = up.cluster
+        self.patience = up.cluster.response_timeout
+        self.method = M_POST
+        self.phase = F_SENT
+        self.sent = True
+        self.begun = octets
+        self.upstream = up
+        up.owner = self
+        up.paused = self.paused = True
+        return self.rearm()
+
+    def attach(self, sink):
+        # Who is told of an adopted answer; hears what came so far before this returns.
+        cdef bytes octets = self.begun
+        if self.sink is not None or octets is None:
+            raise ValueError("nothing to attach to")
+        self.sink = sink
+        self.begun = None
+        self.paused = False
+        if self.phase == F_DONE:
+            sink.on_end("reset", True)
+            return
+        self.on_upstream_data(PyBytes_AS_STRING(octets), <size_t> PyBytes_GET_SIZE(octets))
+        if self.upstream is not None and not self.paused:
+            self.upstream.resume()
+            self.kick()
+
     def __dealloc__(self):
         buf_free(&self.rbuf)
         if self.rhead != NULL:
@@ -342,6 +372,8 @@ cdef class Fetch(Client):
         if self.phase == F_DONE:
             return 0
         self.clear()
+        if sink is None:
+            return 0
         try:
             sink.on_end(problem, self.sent)
         except Exception as error:
@@ -364,3 +396,9 @@ cdef class Fetch(Client):
         self.ctx.slot.gauges[G_INTERNAL_ERRORS] += 1
         self.ctx.reactor.on_error(error)
         return 0
+
+
+def adopt(Context context not None, Upstream up not None, bytes octets not None):
+    cdef Fetch fetch = Fetch.__new__(Fetch)
+    fetch.take(context, up, octets)
+    return fetch

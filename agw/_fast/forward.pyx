@@ -5,6 +5,8 @@
 # - hop-by-hop fields and those named by Connection are dropped; framing is written by us, in place of the original;
 # - names, values and order of everything else are kept (names in lower case when the operator asks for it);
 # - X-Forwarded-For/-Host/-Proto say what we saw; what a client claims about itself is dropped unless configured;
+# - `agw-hop` (2: the client speaks TLS, else 1) and `agw-peer` are between workers: whoever sends them, they are not
+#   passed on, and a hop gets our own;
 # - an Out that overflows is marked, never written past its end.
 
 from libc.stdint cimport int64_t, uint32_t
@@ -45,7 +47,7 @@ def _fill_names():
 
 _fill_names()
 
-cdef Failure FAILURES[32]
+cdef Failure FAILURES[48]
 
 
 cdef void define(int which, int status, int reason, int code, const char* text) noexcept:
@@ -83,6 +85,9 @@ define(E_INTERNAL, 500, R_INTERNAL, -32603, b"internal error")
 define(E_CLIENT_GONE, 499, R_GONE, 0, b"the client left")
 define(E_DRAIN_CUT, 503, R_TIMEOUT, -32603, b"the gateway stopped before the request was done")
 define(E_BODY_CUT, 502, R_UPSTREAM, 0, b"the backend's answer broke off")
+define(E_TLS, 503, R_UPSTREAM, -32603, b"no trusted TLS connection to the backend")
+define(E_MISDIRECTED, 421, R_INVALID, -32600, b"this TLS connection was made for another host")
+define(E_PLAIN_HTTP, 400, R_INVALID, -32600, b"this port speaks TLS: use https")
 
 
 cdef const Failure* failure(int which) noexcept nogil:
@@ -183,6 +188,10 @@ cdef inline void put_field(Out* o, const char* buf, const Header* f, bint lower)
     o.n += n
 
 
+cdef bint is_hop_field(const char* name, uint32_t n) noexcept nogil:
+    return ((n == 7 and equals_lower(name, b"agw-hop", 7)) or (n == 8 and equals_lower(name, b"agw-peer", 8)))
+
+
 cdef int put_host(Out* o, const Head* h, const char* buf, Choice choice) except -1:
     cdef bytes host = choice.host
     cdef bytes mine
@@ -211,6 +220,7 @@ cdef int build_request(Out* o, const Head* h, const char* buf, Choice choice, Ht
     cdef bint named = h.flags & F_NAMED
     cdef bint framed = False
     cdef bint hosted = False
+    cdef int forwarded = 0 if choice.hop else http.forwarded
     cdef const Header* xff = NULL
     put_(o, buf + h.start, h.method_len)
     put_(o, b" ", 1)
@@ -240,17 +250,19 @@ cdef int build_request(Out* o, const Head* h, const char* buf, Choice choice, Ht
             elif edits is not None and edits.drops(buf + f.name_off, f.name_len):
                 pass
             elif f.id == H_FORWARDED:
-                if http.forwarded != 1 and not (named and connection_names(h, buf, buf + f.name_off, f.name_len)):
+                if forwarded != 1 and not (named and connection_names(h, buf, buf + f.name_off, f.name_len)):
                     put_field(o, buf, f, http.lowercase)
             elif f.id == H_X_FORWARDED_FOR or f.id == H_X_FORWARDED_HOST or f.id == H_X_FORWARDED_PROTO:
-                if http.forwarded == 0:
+                if forwarded == 0:
                     put_field(o, buf, f, http.lowercase)
-                elif http.forwarded == 2 and f.id == H_X_FORWARDED_FOR:
+                elif forwarded == 2 and f.id == H_X_FORWARDED_FOR:
                     if xff != NULL:
                         put_field(o, buf, xff, http.lowercase)
                     xff = f
             continue
         if named and connection_names(h, buf, buf + f.name_off, f.name_len):
+            continue
+        if is_hop_field(buf + f.name_off, f.name_len):
             continue
         if edits is not None and edits.drops(buf + f.name_off, f.name_len):
             continue
@@ -264,7 +276,7 @@ cdef int build_request(Out* o, const Head* h, const char* buf, Choice choice, Ht
             put_(o, b"Content-Length: ", 16)
             put_int(o, ctx.length)
             put_(o, b"\r\n", 2)
-    if http.forwarded:
+    if forwarded:
         # What the operator removes or sets is not ours to add.
         if edits is None or not edits.drops(b"x-forwarded-for", 15):
             put_(o, b"X-Forwarded-For: ", 17)
@@ -274,13 +286,24 @@ cdef int build_request(Out* o, const Head* h, const char* buf, Choice choice, Ht
             put_(o, ctx.peer, ctx.peer_len)
             put_(o, b"\r\n", 2)
         if edits is None or not edits.drops(b"x-forwarded-proto", 17):
-            put_(o, b"X-Forwarded-Proto: http\r\n", 25)
+            if ctx.secure:
+                put_(o, b"X-Forwarded-Proto: https\r\n", 26)
+            else:
+                put_(o, b"X-Forwarded-Proto: http\r\n", 25)
         if edits is None or not edits.drops(b"x-forwarded-host", 16):
             put_(o, b"X-Forwarded-Host: ", 18)
             put_(o, buf + h.host_off, h.host_len)
             put_(o, b"\r\n", 2)
     if edits is not None:
         put_bytes(o, edits.lines)
+    if ctx.name != NULL:
+        put_(o, b"Mcp-Name: ", 10)
+        put_(o, ctx.name, ctx.name_len)
+        put_(o, b"\r\n", 2)
+    if choice.hop:
+        put_(o, b"agw-hop: 2\r\nagw-peer: " if ctx.secure else b"agw-hop: 1\r\nagw-peer: ", 22)
+        put_(o, ctx.peer, ctx.peer_len)
+        put_(o, b"\r\n", 2)
     if ctx.upgrade:
         put_(o, b"Connection: upgrade\r\nUpgrade: ", 30)
         put_(o, buf + h.upgrade_off, h.upgrade_len)

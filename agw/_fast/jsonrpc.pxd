@@ -22,6 +22,7 @@ ctypedef struct Envelope:
     Span params             # raw value
     Span name               # params.name, inside the quotes, raw
     Span uri                # params.uri, likewise
+    Span meta               # params._meta, raw, when it is an object
     int32_t code            # JSON-RPC error code when the scan fails
     const char* problem
 

@@ -144,6 +144,7 @@ cdef enum:
     K_ERROR = 32
     K_NAME = 64
     K_URI = 128
+    K_META = 256
 
 
 cdef inline int top_key(const char* p, uint32_t n) noexcept nogil:
@@ -183,6 +184,7 @@ cdef int envelope_scan(const char* p, uint32_t n, Envelope* e, uint32_t max_dept
     cdef uint32_t i = 0
     cdef uint32_t start, end
     cdef uint32_t params_at = 0
+    cdef uint32_t meta_at = 0
     cdef uint32_t seen = 0
     cdef bint escaped = False
     cdef bint integer = False
@@ -211,6 +213,9 @@ cdef int envelope_scan(const char* p, uint32_t n, Envelope* e, uint32_t max_dept
             if depth == 1 and params_at and not e.params.len:
                 e.params.off = params_at
                 e.params.len = i - params_at
+            if depth == 2 and meta_at and not e.meta.len:
+                e.meta.off = meta_at
+                e.meta.len = i - meta_at
             top = depth == 1 and not batch
             in_params = False if depth < 2 else in_params
             if depth == 2 and params_at and not e.params.len:
@@ -243,6 +248,8 @@ cdef int envelope_scan(const char* p, uint32_t n, Envelope* e, uint32_t max_dept
                     key = member(p + start, 4, b"name", 4) * K_NAME
                 elif end - start == 3:
                     key = member(p + start, 3, b"uri", 3) * K_URI
+                elif end - start == 5:
+                    key = member(p + start, 5, b"_meta", 5) * K_META
                 if key:
                     if key < 0 or seen & <uint32_t> key:
                         return refuse(e, -32600, b"duplicate or case-variant member")
@@ -267,6 +274,8 @@ cdef int envelope_scan(const char* p, uint32_t n, Envelope* e, uint32_t max_dept
                 params_at = i
             elif top and key & (K_ID | K_METHOD | K_JSONRPC):
                 return refuse(e, -32600, b"member of the wrong type")
+            elif in_params and key == K_META and c == b"{":
+                meta_at = i
             depth += 1
             if c == b"{":
                 objects |= <uint64_t> 1 << (depth - 1)

@@ -5,6 +5,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from agw._fast.http1 cimport CLimits, Head
 from agw._fast.pool cimport Cluster
 from agw._fast.router cimport Router
+from agw._fast.tls cimport ServerTls
 
 cdef class HeaderEdits:
     cdef readonly tuple drop            # lower-case names
@@ -23,7 +24,10 @@ cdef class Cors:
     cdef bytes preflight(self, bytes origin)
 
 cdef class Choice:
-    cdef readonly Cluster cluster
+    cdef readonly object table              # CallTable: what the service lets us do without it, or None
+    cdef readonly uint32_t target           # of a service's own choices: which of its targets
+    cdef readonly Cluster cluster           # None when `service` answers
+    cdef readonly object service            # Python code that serves the request (agw.mcp.service), or None
     cdef readonly uint32_t weight
     cdef readonly HeaderEdits request_edits
     cdef readonly HeaderEdits response_edits
@@ -32,6 +36,7 @@ cdef class Choice:
     cdef readonly int host_mode         # 0 fixed or kept, 1 host part, 2 port part
     cdef readonly bytes path            # whole path, or None
     cdef readonly bytes path_prefix     # replaces the matched prefix, or None
+    cdef readonly bint hop              # to another worker: the request goes as it came, see hop_choice
     cdef readonly object redirect
     cdef readonly int64_t response_timeout
 
@@ -67,5 +72,6 @@ cdef class Bind:
     cdef readonly Router router
     cdef readonly list matches          # of Match, by the router's value
     cdef readonly Http http
+    cdef readonly ServerTls tls         # None: plain
     cdef readonly bytes log_fields      # JSON fragment for requests without a route
     cdef readonly uint32_t label

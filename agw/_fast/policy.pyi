@@ -12,8 +12,12 @@ from typing import Protocol, type_check_only
 
 from typing_extensions import disjoint_base
 
+from agw._fast.call import Call
+from agw._fast.calls import CallTable
+from agw._fast.fetch import Fetch
 from agw._fast.pool import Cluster
 from agw._fast.router import Router
+from agw._fast.tls import ServerTls
 from agw.runtime.plan import HttpPlan
 
 @type_check_only
@@ -40,6 +44,9 @@ class HeaderEdits:
 
     def __init__(self, remove: Iterable[str], set_: Sequence[tuple[str, str]], add: Iterable[tuple[str, str]]) -> None:
         """Errors: ValueError, see header_line."""
+
+    def derived(self, lines: bytes) -> HeaderEdits:
+        """The same removals with other lines, which the caller vouches for (`header_line`)."""
 
     def would_drop(self, name: bytes) -> bool:
         """Is a field of this name, in any case, left out of the head? For tests; the exchange calls `drops`."""
@@ -70,13 +77,27 @@ class Cors:
         """The header lines for a request with this Origin: of a preflight's answer, or of any other response. For tests;
         the exchange calls `preflight` and `response_lines`."""
 
+@type_check_only
+class Service(Protocol):
+    """What a route may lead to instead of a cluster."""
+
+    @property
+    def label(self) -> int:
+        """Its number in the counters."""
+
+    def handle(self, call: Call) -> None:
+        """Serve one request; must not raise."""
+
+    def resume(self, call: Call, target: int, fetch: Fetch) -> None:
+        """Serve one request whose answer from a target has begun."""
+
 @disjoint_base
 class Choice:
     """One weighted backend of a route, with everything about the rewritten head decided."""
 
     def __init__(
         self,
-        cluster: Cluster,
+        cluster: Cluster | None,
         weight: int,
         *,
         request_edits: HeaderEdits | None,
@@ -88,10 +109,25 @@ class Choice:
         path_prefix: bytes | None,
         redirect: Location | None,
         response_timeout_ns: int,
-    ) -> None: ...
+        service: Service | None = None,
+        target: int = 0,
+    ) -> None:
+        """`cluster` is None when `service` answers; `target` numbers the choices of a service's own."""
+
+    def set_table(self, table: CallTable | None) -> None:
+        """What the service lets the exchange do without it."""
+
     @property
-    def cluster(self) -> Cluster:
+    def table(self) -> CallTable | None: ...
+    @property
+    def target(self) -> int: ...
+    @property
+    def cluster(self) -> Cluster | None:
         """Where requests go."""
+
+    @property
+    def service(self) -> Service | None:
+        """Python code that answers instead of a cluster."""
 
     @property
     def weight(self) -> int:
@@ -126,12 +162,20 @@ class Choice:
         """Replaces the matched prefix, without trailing slash; None: it is kept."""
 
     @property
+    def hop(self) -> bool:
+        """Does the request go to another worker? See `hop_choice`."""
+
+    @property
     def redirect(self) -> Location | None:
         """Answers instead of the backend."""
 
     @property
     def response_timeout(self) -> int:
         """Time for the response head; 0: the cluster's."""
+
+def hop_choice(cluster: Cluster) -> Choice:
+    """A choice that passes a request on to another worker of this gateway, as it came: path, Host and X-Forwarded-* are
+    the client's, and `agw-hop: 1` and `agw-peer` (the client's address) are added. See agw.worker.hop."""
 
 @disjoint_base
 class Route:
@@ -265,7 +309,7 @@ class Http:
 class Bind:
     """One port of a snapshot."""
 
-    def __init__(self, key: str, router: Router, matches: list[Match], http: Http, log_fields: bytes, label: int) -> None: ...
+    def __init__(self, key: str, router: Router, matches: list[Match], http: Http, log_fields: bytes, label: int, tls: ServerTls | None = None) -> None: ...
     @property
     def key(self) -> str:
         """`address:port`."""
@@ -278,6 +322,10 @@ class Bind:
 
     @property
     def http(self) -> Http: ...
+    @property
+    def tls(self) -> ServerTls | None:
+        """How connections speak TLS; None: plain."""
+
     @property
     def log_fields(self) -> bytes:
         """JSON fragment for requests that found no route."""

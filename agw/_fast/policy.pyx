@@ -28,6 +28,12 @@ cdef class HeaderEdits:
         self.drop = tuple([n.lower().encode("latin-1") for n in remove] + [n.lower().encode("latin-1") for n, _ in set_])
         self.lines = b"".join([header_line(n, v) for n, v in set_] + [header_line(n, v) for n, v in add])
 
+    def derived(self, bytes lines not None):
+        cdef HeaderEdits edits = HeaderEdits.__new__(HeaderEdits)
+        edits.drop = self.drop
+        edits.lines = lines
+        return edits
+
     def would_drop(self, bytes name not None):
         return bool(self.drops(PyBytes_AS_STRING(name), <uint32_t> PyBytes_GET_SIZE(name)))
 
@@ -114,8 +120,11 @@ cdef class Cors:
 
 cdef class Choice:
     def __init__(self, cluster, weight, *, request_edits, response_edits, host, host_mode, host_part, path, path_prefix,
-                 redirect, response_timeout_ns):
+                 redirect, response_timeout_ns, service=None, target=0):
         self.cluster = cluster
+        self.service = service
+        self.table = None
+        self.target = target
         self.weight = weight
         self.request_edits = request_edits
         self.response_edits = response_edits
@@ -126,6 +135,16 @@ cdef class Choice:
         self.path_prefix = path_prefix
         self.redirect = redirect
         self.response_timeout = response_timeout_ns
+
+    def set_table(self, table):
+        self.table = table
+
+
+def hop_choice(cluster not None):
+    cdef Choice choice = Choice(cluster, 1, request_edits=None, response_edits=None, host=None, host_mode=0, host_part=b"",
+                                path=None, path_prefix=None, redirect=None, response_timeout_ns=0)
+    choice.hop = True
+    return choice
 
 
 cdef class Route:
@@ -189,10 +208,11 @@ cdef class Http:
 
 
 cdef class Bind:
-    def __init__(self, key, router, matches, http, log_fields, label):
+    def __init__(self, key, router, matches, http, log_fields, label, tls=None):
         self.key = key
         self.router = router
         self.matches = matches
         self.http = http
         self.log_fields = log_fields
         self.label = label
+        self.tls = tls

@@ -23,12 +23,17 @@ _NAMED_LISTS: frozenset[Path] = frozenset((("gateways",), ("routes",), ("backend
 
 
 class Context:
-    """What every step of building the plan shares: where findings go, and what the file had that was dropped."""
+    """What every step of building the plan shares: where findings go, and what the file had that was dropped.
 
-    def __init__(self, findings: Findings, environ: Mapping[str, str], pruned: Pruned | None = None) -> None:
+    `base` is the directory of the configuration file; `files` holds what was read of others, by name.
+    """
+
+    def __init__(self, findings: Findings, environ: Mapping[str, str], pruned: Pruned | None = None, base: str = "") -> None:
         self.findings = findings
         self.environ = environ
         self.pruned = pruned
+        self.base = base
+        self.files: dict[str, str] = {}
 
     def is_complete(self, path: Path) -> bool:
         """Whether nothing below `path` was dropped as structurally wrong."""

@@ -71,6 +71,8 @@ class Interpolation:
             for key, item in value.items():
                 if key in _OPAQUE or (key == "headers" and path and path[-1] == "directResponse"):
                     continue
+                if key == "schema" and isinstance(item, str) and not _REFERENCE.fullmatch(item):
+                    continue  # the text of an OpenAPI document, where `$ref` is a key
                 if isinstance(item, str):
                     if "$" in item:
                         value[key] = self._expand_text(item, (*path, key))

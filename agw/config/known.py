@@ -9,7 +9,7 @@ from __future__ import annotations
 from types import MappingProxyType
 
 _AUTH = "apiKey authorization basicAuth extAuthz extProc jwtAuth oidc transformations"
-_UPSTREAM = "backendAuth backendTLS backendTunnel transformations"
+_UPSTREAM = "backendAuth backendTunnel transformations"
 
 
 def _table(**keys: str) -> MappingProxyType[str, frozenset[str]]:
@@ -20,8 +20,8 @@ KEYS = _table(
     Config="llm routeGroups services tcpRoutes ui workloads",
     ProcessConfig=(
         "additionalTrustDomains caAddress caAuthToken clusterId connectionMinTerminationDeadline customFunctions "
-        "database enableIpv6 gateway hbone histograms localXdsPath mcp modelCatalog namespace network sensitiveHeaders "
-        "serviceAccount session skipValidateTrustDomain spiffe standardAttributes storage tracing trustDomain "
+        "database enableIpv6 gateway hbone histograms localXdsPath modelCatalog namespace network sensitiveHeaders "
+        "serviceAccount skipValidateTrustDomain spiffe standardAttributes storage tracing trustDomain "
         "xdsAddress xdsAuthToken"
     ),
     Logging="database fields filter format",
@@ -49,26 +49,22 @@ KEYS = _table(
     PolicyTarget="listenerSet",
     BackendTarget="service",
     BackendName="section",
-    McpTarget="openapi sse stdio",
     RouteBackend="ai aws dynamic internal invalid routeGroup service",
     NamedBackend="ai aws internal",
-    GatewayListener=f"{_AUTH} tls",
-    Gateway=f"{_AUTH} tls",
-    BindListener="tcpRoutes tls",
+    GatewayListener=_AUTH,
+    Gateway=_AUTH,
+    BindListener="tcpRoutes",
+    ServerTls="cipherSuites keyExchangeGroups maxTLSVersion maxTlsVersion spiffe",
+    BackendTls="keyExchangeGroups spiffe subjectAltNames",
 )
 
 VALUES = _table(
     **{
-        "Gateway.protocol": "HTTPS TCP TLS",
-        "GatewayListener.protocol": "HTTPS TCP TLS",
-        "BindListener.protocol": "HTTPS TLS TCP HBONE",
+        "Gateway.protocol": "TCP TLS",
+        "GatewayListener.protocol": "TCP TLS",
+        "BindListener.protocol": "TLS TCP HBONE",
         "Bind.tunnelProtocol": "hboneWaypoint hboneGateway proxy connect",
         "Bind.mode": "internal",
-        "McpBackend.statefulMode": "stateless",
-        "McpBackend.prefixMode": "always",
-        "McpBackend.failureMode": "failOpen",
-        "SimpleMcp.statefulMode": "stateless",
-        "SimpleMcp.prefixMode": "always",
-        "SimpleMcp.failureMode": "failOpen",
+        "ServerTls.mode": "dynamicCa",
     }
 )

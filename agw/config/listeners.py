@@ -4,17 +4,21 @@ Rules kept here:
 - a gateway without listeners has one, for any host name, named `default`; a single unnamed listener is `default` too,
   of several the unnamed ones are `listener0`, `listener1`, ... by their position;
 - listeners under `binds` belong to the gateway `default`, as they do in agentgateway, and have their own routes;
-- `mcp.port` makes a gateway named `mcp`.
+- `mcp.port` makes a gateway named `mcp`;
+- a listener without a certificate of its own has its gateway's; under `gateways` a certificate means HTTPS, under
+  `binds` it needs to be said;
+- one port is all HTTP or all HTTPS: which it is must be known before a listener can be chosen.
 """
 
 from __future__ import annotations
 
 from agw.config import values
 from agw.config.check import Context, Names, Ports, Reach
-from agw.config.model import BindListener, Config, GatewayListener
+from agw.config.model import BindListener, Config, Gateway, GatewayListener
 from agw.config.policies import PolicySet, Targeted, cors_set
 from agw.config.problem import Path
-from agw.runtime.plan import BindPlan, ListenerPlan
+from agw.config.tls import server_tls
+from agw.runtime.plan import BindPlan, ListenerPlan, TlsServerPlan
 
 DEFAULT = "default"
 
@@ -22,7 +26,7 @@ DEFAULT = "default"
 class Listener:
     """One listener: its names, what its routes inherit, and the routes attached so far."""
 
-    __slots__ = ("gateway", "hostname", "inherited", "name", "path", "reach", "routes")
+    __slots__ = ("gateway", "hostname", "inherited", "name", "path", "reach", "routes", "secure", "tls")
 
     def __init__(self, name: str, gateway: str, hostname: str, inherited: PolicySet, path: Path) -> None:
         self.name = name
@@ -32,6 +36,8 @@ class Listener:
         self.path = path
         self.routes: list[int] = []
         self.reach = Reach()
+        self.secure: bool | None = None
+        self.tls: TlsServerPlan | None = None
 
 
 class Port:
@@ -47,7 +53,7 @@ class Port:
     def plan(self) -> BindPlan:
         """The port as the plan has it; call it when all routes are attached."""
         listeners = [
-            ListenerPlan(listener.name, listener.gateway, listener.hostname, listener.routes)
+            ListenerPlan(listener.name, listener.gateway, listener.hostname, listener.routes, listener.tls)
             for listener in self.listeners
         ]
         return BindPlan(f"bind/{self.port}", self.port, self.address, listeners)
@@ -82,9 +88,9 @@ class Listeners:
                     below = (*path, "listeners", index)
                     label = _label(item.name, index, len(gateway.listeners))
                     names.claim(label, label, (*below, "name"))
-                    self._listen(port, name, label, item, own, below)
+                    self._secure(port, self._listen(port, name, label, item, own, below), item, gateway, path)
             else:
-                self._listen(port, name, DEFAULT, GatewayListener(), own, path)
+                self._secure(port, self._listen(port, name, DEFAULT, GatewayListener(), own, path), gateway, None, path)
             self.gateways[name] = port.listeners
             self.gateway_labels.append(name)
         for index, bind in enumerate(config.binds):
@@ -95,7 +101,9 @@ class Listeners:
                 below = (*path, "listeners", position)
                 label = _label(listener.name, position, len(bind.listeners))
                 names.claim((listener.namespace, label), label, (*below, "name"))
-                self.bind_listeners.append((self._listen(port, DEFAULT, label, listener, {}, below), listener))
+                made = self._listen(port, DEFAULT, label, listener, {}, below)
+                self._secure(port, made, listener, None, below)
+                self.bind_listeners.append((made, listener))
             self.gateway_labels.append(DEFAULT)
         if config.mcp is not None and config.mcp.port is not None:
             port = self._open(config.mcp.port, "", "`mcp.port`", ("mcp",))
@@ -132,6 +140,35 @@ class Listeners:
                 break
         port.listeners.append(listener)
         return listener
+
+    def _secure(
+        self, port: Port, listener: Listener, item: Gateway | GatewayListener | BindListener, outer: Gateway | None, outer_path: Path
+    ) -> None:
+        """Decide whether a listener is HTTPS and with which certificate; `outer` is the gateway around it."""
+        findings = self.context.findings
+        path = listener.path
+        value, place = item.tls, (*path, "tls")
+        if value is None and outer is not None:
+            value, place = outer.tls, (*outer_path, "tls")
+        protocol = item.protocol or (outer.protocol if outer is not None else None)
+        is_complete = self.context.is_complete(path) and self.context.is_complete(outer_path)
+        if protocol is None and value is None and not is_complete:
+            return  # what it was meant to be is not known
+        listener.secure = protocol == "HTTPS" or (protocol is None and value is not None)
+        if listener.secure and value is None:
+            if is_complete:
+                findings.problem(path, "HTTPS needs a certificate; add `tls: {cert: cert.pem, key: key.pem}`, or use protocol HTTP")
+        elif value is not None:
+            listener.tls = server_tls(self.context, value, place)
+            if not listener.secure:
+                findings.problem(place, "a certificate on an HTTP listener; write `protocol: HTTPS`, or remove `tls`")
+        for other in port.listeners:
+            if other is not listener and other.secure not in (None, listener.secure):
+                theirs = "HTTPS" if other.secure else "HTTP"
+                findings.problem(
+                    path, f"this listener and {self.context.shown(other.path)} ({theirs}) share port {port.port}; make both HTTPS, or use two ports"
+                )
+                break
 
     def resolve(self, references: str | list[str], path: Path) -> list[Listener]:
         """The listeners that `gateways:` names; `path` is that of the route or block."""

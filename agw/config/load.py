@@ -56,7 +56,7 @@ def load_default(demo_socket: str, environ: Mapping[str, str]) -> Loaded:
 
 
 def load_bytes(data: bytes, filename: str, environ: Mapping[str, str]) -> Loaded:
-    """Load a configuration from memory; `filename` is for messages and for relative `${file:}` references."""
+    """Load a configuration from memory; `filename` is for messages and for relative names of other files."""
     # A large file makes a million objects and no garbage; collecting while they are made doubles the time.
     was_enabled = gc.isenabled()
     gc.disable()
@@ -75,7 +75,8 @@ def _load(data: bytes, filename: str, environ: Mapping[str, str]) -> Loaded:
         raise ConfigErrors(_placed([error.finding], None, filename)) from None
     findings.problems += source.findings
     tree = {} if source.tree is None else source.tree
-    interpolation = Interpolation(environ, os.path.dirname(filename))
+    base = os.path.dirname(filename)
+    interpolation = Interpolation(environ, base)
     if b"$" in data:
         tree = interpolation.expand(tree)
         convert_lone(tree, interpolation.lone, Config)
@@ -90,7 +91,7 @@ def _load(data: bytes, filename: str, environ: Mapping[str, str]) -> Loaded:
         if not structural.problems:
             # The walker and msgspec disagree, which is a bug here; refusing in msgspec's words is right either way.
             raise ConfigErrors([Problem(filename, 1, 1, path_text(()), str(error))]) from None
-        context = Context(Findings(), environ, pruned)
+        context = Context(Findings(), environ, pruned, base)
         build_plan(context, msgspec.convert(pruned.tree, Config))
         meaning = [_translated(item, pruned.original(item.path)) for item in context.findings.problems]
         problems = [
@@ -99,7 +100,7 @@ def _load(data: bytes, filename: str, environ: Mapping[str, str]) -> Loaded:
             *_about_values(structural.problems + meaning, interpolation, document),
         ]
         raise ConfigErrors(_placed(problems, source, filename)) from None
-    context = Context(Findings(), environ)
+    context = Context(Findings(), environ, None, base)
     plan = build_plan(context, config)
     problems = findings.problems + interpolation.findings.problems
     problems += _about_values(context.findings.problems, interpolation, document)

@@ -11,15 +11,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from agw.config.model_policies import (
-    BackendPolicies,
-    Cors,
-    GatewayPolicies,
-    RoutePolicies,
-    TargetedPolicy,
-    TargetPolicies,
-)
+from agw.config.model_mcp import McpBackend, SimpleMcp
+from agw.config.model_policies import BackendPolicies, Cors, GatewayPolicies, RoutePolicies, TargetedPolicy
 from agw.config.model_process import FrontendPolicies, ProcessConfig
+from agw.config.model_tls import ServerTls
 from agw.config.modelling import Model, about, bounds, ours
 
 
@@ -54,41 +49,12 @@ class RouteMatch(Model, frozen=True):
     query: Annotated[list[NamedMatch], about("Conditions on query parameters.")] = []
 
 
-class McpEndpoint(Model, frozen=True):
-    """Where an MCP server is: a `host`, or the name of a `backend`."""
-
-    host: Annotated[str | None, about("http:// URL, name:port, unix:/path, or a name when `port` is given.")] = None
-    port: Annotated[Annotated[int, bounds(1, 65535)] | None, about("Port of the server.")] = None
-    path: Annotated[str | None, about("Path of the endpoint; /mcp by default.")] = None
-    backend: Annotated[str | None, about("Name of an entry of `backends`, instead of `host`.")] = None
-
-
-class McpTarget(Model, frozen=True):
-    """One MCP server."""
-
-    name: Annotated[str, about("Name of the server, in metrics and (with several targets) in tool names.")]
-    mcp: Annotated[McpEndpoint | None, about("A server that speaks streamable HTTP.")] = None
-    policies: Annotated[TargetPolicies | None, about("Policies for the connection to this server.")] = None
-
-
-class McpBackend(Model, frozen=True):
-    """MCP servers behind one endpoint; exactly one for now."""
-
-    targets: Annotated[list[McpTarget], about("The MCP servers.")]
-    stateful_mode: Annotated[Literal["stateful"], about("Whether sessions are kept.")] = "stateful"
-    prefix_mode: Annotated[Literal["conditional", "never"] | None, about("When tool names get a prefix.")] = None
-    failure_mode: Annotated[Literal["failClosed"] | None, about("What happens when a server fails.")] = None
-    dns_rebinding_protection: Annotated[
-        bool, about("Whether Host and Origin must be localhost; only false for now.")
-    ] = False
-
-
 class RouteBackend(Model, frozen=True):
     """A weighted choice of a route: one of `host`, `mcp`, `backend`."""
 
     weight: Annotated[int, about("Share of requests relative to the other backends.", ge=0, le=1_000_000)] = 1
     policies: Annotated[BackendPolicies | None, about("Policies for this choice only.")] = None
-    host: Annotated[str | None, about("name:port, http:// URL, or unix:/path.")] = None
+    host: Annotated[str | None, about("name:port, http:// or https:// URL, or unix:/path.")] = None
     mcp: Annotated[McpBackend | None, about("MCP servers.")] = None
     backend: Annotated[str | None, about("Name of an entry of `backends`.")] = None
 
@@ -98,7 +64,7 @@ class NamedBackend(Model, frozen=True):
 
     name: Annotated[str, about("Name of the backend.")]
     policies: Annotated[BackendPolicies | None, about("Policies wherever this backend is used.")] = None
-    host: Annotated[str | None, about("name:port, http:// URL, or unix:/path.")] = None
+    host: Annotated[str | None, about("name:port, http:// or https:// URL, or unix:/path.")] = None
     mcp: Annotated[McpBackend | None, about("MCP servers.")] = None
 
 
@@ -127,7 +93,8 @@ class GatewayListener(Model, frozen=True):
 
     name: Annotated[str | None, about("Name, for references and metrics.")] = None
     hostname: Annotated[str | None, about("Host name: exact or *.suffix; any when not given.")] = None
-    protocol: Annotated[Literal["HTTP"] | None, about("Protocol of the listener.")] = None
+    protocol: Annotated[Literal["HTTP", "HTTPS"] | None, about("Protocol of the listener; HTTPS when there is `tls`.")] = None
+    tls: Annotated[ServerTls | None, about("Certificate of the listener.")] = None
     cors: Annotated[Cors | None, about("Cross-origin access for browsers, for all routes of the listener.")] = None
 
 
@@ -136,7 +103,8 @@ class Gateway(Model, frozen=True):
 
     port: Annotated[Annotated[int, bounds(0, 65535)] | None, about("TCP port; 0 lets the system choose.")] = None
     address: Annotated[str, ours("IP address to listen on; all interfaces when empty.")] = ""
-    protocol: Annotated[Literal["HTTP"] | None, about("Protocol of the port.")] = None
+    protocol: Annotated[Literal["HTTP", "HTTPS"] | None, about("Protocol of the port; HTTPS when there is `tls`.")] = None
+    tls: Annotated[ServerTls | None, about("Certificate of the port, for listeners without their own.")] = None
     listeners: Annotated[list[GatewayListener], about("Host names of the port; one for any name when empty.")] = []
     cors: Annotated[Cors | None, about("Cross-origin access for browsers, for all routes of the gateway.")] = None
 
@@ -147,7 +115,8 @@ class BindListener(Model, frozen=True):
     name: Annotated[str | None, about("Name, in metrics and for policies.")] = None
     namespace: Annotated[str | None, about("Namespace of the name.")] = None
     hostname: Annotated[str | None, about("Host name: exact or *.suffix; any when not given.")] = None
-    protocol: Annotated[Literal["HTTP"], about("Protocol of the listener.")] = "HTTP"
+    protocol: Annotated[Literal["HTTP", "HTTPS"], about("Protocol of the listener.")] = "HTTP"
+    tls: Annotated[ServerTls | None, about("Certificate of the listener; needs protocol HTTPS.")] = None
     routes: Annotated[list[BindRoute] | None, about("Routes of the listener.")] = None
     policies: Annotated[GatewayPolicies | None, about("Policies of the listener.")] = None
 
@@ -160,16 +129,6 @@ class Bind(Model, frozen=True):
     address: Annotated[str, ours("IP address to listen on; all interfaces when empty.")] = ""
     tunnel_protocol: Annotated[Literal["direct"], about("How connections arrive.")] = "direct"
     mode: Annotated[Literal["standard"], about("Whether a socket is opened.")] = "standard"
-
-
-class SimpleMcp(McpBackend, frozen=True, kw_only=True):
-    """MCP servers at /mcp, without writing a route."""
-
-    port: Annotated[Annotated[int, bounds(0, 65535)] | None, about("A port of its own; older form of `gateways`.")] = (
-        None
-    )
-    gateways: Annotated[str | list[str], about("Gateways to serve on; `default` when there is one.")] = []
-    policies: Annotated[RoutePolicies | None, about("Policies of the route.")] = None
 
 
 class Config(Model, frozen=True):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+import msgspec
+
+from agw.config.model_tls import BackendTls
 from agw.config.modelling import Model, about, bounds
 
 
@@ -91,6 +94,7 @@ class RoutePolicies(Model, frozen=True):
     direct_response: Annotated[DirectResponse | None, about("Answer without an upstream.")] = None
     cors: Annotated[Cors | None, about("Cross-origin access for browsers.")] = None
     timeout: Annotated[Timeout | None, about("Time limits of one request.")] = None
+    backend_tls: Annotated[BackendTls | None, about("TLS towards the backends.")] = msgspec.field(default=None, name="backendTLS")
 
 
 class BackendPolicies(Model, frozen=True):
@@ -99,12 +103,14 @@ class BackendPolicies(Model, frozen=True):
     request_header_modifier: Annotated[HeaderModifier | None, about("Changes to request headers.")] = None
     response_header_modifier: Annotated[HeaderModifier | None, about("Changes to response headers.")] = None
     request_redirect: Annotated[RequestRedirect | None, about("Answer with a redirect.")] = None
+    backend_tls: Annotated[BackendTls | None, about("TLS towards the backend.")] = msgspec.field(default=None, name="backendTLS")
 
 
 class TargetPolicies(Model, frozen=True):
     """Policies for the connection to one MCP target."""
 
     request_header_modifier: Annotated[HeaderModifier | None, about("Changes to request headers.")] = None
+    backend_tls: Annotated[BackendTls | None, about("TLS towards the server.")] = msgspec.field(default=None, name="backendTLS")
 
 
 class GatewayPolicies(Model, frozen=True):

@@ -50,6 +50,19 @@ class Dns(Model, frozen=True):
     refresh_interval: Annotated[str | None, ours("How often upstream names are resolved again; 30s by default.")] = None
 
 
+class McpSettings(Model, frozen=True):
+    """Settings of all MCP backends."""
+
+    session_ttl: Annotated[str | None, about("How long a session lives without a request; 30m by default.")] = None
+
+
+class SessionKeys(Model, frozen=True):
+    """Keys that protect session ids, so that every process and replica accepts them and nobody can forge one."""
+
+    key: Annotated[str | None, about("32 octets as 64 hex digits, as `openssl rand -hex 32` prints. Environment: SESSION_KEY.")] = None
+    keys: Annotated[list[str] | None, ours("Several, to change them without losing sessions: the first seals, all open.")] = None
+
+
 class ProcessConfig(Model, frozen=True):
     """Settings read once at start; a reload does not change them."""
 
@@ -69,6 +82,8 @@ class ProcessConfig(Model, frozen=True):
     metrics: Annotated[Metrics | None, about("Metrics exposition.")] = None
     backend: Annotated[BackendDefaults | None, about("Defaults for all upstream connections.")] = None
     dns: Annotated[Dns | None, about("Name resolution.")] = None
+    mcp: Annotated[McpSettings | None, about("Settings of all MCP backends.")] = None
+    session: Annotated[SessionKeys | None, about("Keys that protect session ids.")] = None
     pin_cpus: Annotated[bool, ours("Whether each worker is bound to one CPU.")] = False
     heartbeat_timeout: Annotated[str | None, ours("Silence after which a worker is replaced; 5s by default.")] = None
     backlog: Annotated[

@@ -5,9 +5,9 @@ What happens where:
   differ between listeners, and then the plan has the route once per result;
 - a route without name is `route<i>` by its position in its list; the route of the `mcp` block is `mcp`;
 - a route without matches matches the prefix `/`; without hostnames, or with `*`, any host;
-- hosts become clusters by `agw.config.clusters`, ports become binds by `agw.config.listeners`;
-- the `mcp` block serves exactly `/mcp`. agentgateway's `/sse` belongs to it as well and is not implemented yet, so no
-  route claims it;
+- backends become clusters and MCP backends by `agw.config.backends`, ports become binds by `agw.config.listeners`;
+- the `mcp` block serves exactly `/mcp` and, for clients of 2024-11-05, `/sse`, and `/mcp/<name>` for each of its virtual
+  servers;
 - `urlRewrite.authority` that is not given stays `unset`: the data plane then sends the cluster's authority.
 
 Problems are recorded, never raised; a plan built with problems must not be used.
@@ -18,11 +18,13 @@ from __future__ import annotations
 from typing import Literal
 
 from agw.config import values
+from agw.config.backends import Backends
 from agw.config.check import Context, MatchKey, Names, Ports, hostnames_meet
-from agw.config.clusters import MCP_PATH, Clusters
 from agw.config.listeners import DEFAULT, Listener, Listeners
-from agw.config.model import BindRoute, Config, NamedMatch, PathMatch, RouteMatch, SimpleMcp, ValueMatch
-from agw.config.policies import PolicySet, Targeted, convert, plan_of
+from agw.config.mcp_backends import MCP_PATH, SSE_PATH
+from agw.config.model import BindRoute, Config, NamedMatch, PathMatch, RouteMatch, ValueMatch
+from agw.config.model_mcp import SimpleMcp
+from agw.config.policies import PolicySet, Targeted, convert, plan_of, tls_of
 from agw.config.problem import Path
 from agw.config.process import access_log_plan, cluster_defaults, http_plan, process_plan
 from agw.runtime.plan import BackendRef, MatchPlan, NamedPattern, Pattern, Plan, RoutePlan
@@ -45,7 +47,7 @@ class _PlanBuilder:
         self.targeted = Targeted(context, config)
         self.listeners = Listeners(context, config, self.targeted, self.ports)
         host_defaults, mcp_defaults = cluster_defaults(context, config)
-        self.clusters = Clusters(context, config, host_defaults, mcp_defaults, self.targeted)
+        self.backends = Backends(context, config, host_defaults, mcp_defaults, self.targeted)
         self.routes: list[RoutePlan] = []
         self.route_names: list[str] = []
         self._hostnames: dict[str, str] = {}
@@ -62,7 +64,7 @@ class _PlanBuilder:
                 self._route(bind_route, index, (*listener.path, "routes", index), [listener], names)
         if config.mcp is not None:
             self._mcp(config.mcp)
-        self.targeted.report_unused(self.listeners.gateway_labels, self.route_names, self.clusters.names)
+        self.targeted.report_unused(self.listeners.gateway_labels, self.route_names, self.backends.names)
         process = process_plan(self.context, config)
         for address, key in (
             (process.admin_address, "adminAddr"),
@@ -75,7 +77,8 @@ class _PlanBuilder:
         return Plan(
             binds=[port.plan() for port in self.listeners.ports],
             routes=self.routes,
-            clusters=self.clusters.plans,
+            clusters=self.backends.clusters,
+            mcp=self.backends.mcp,
             http=http_plan(self.context, config),
             access_log=access_log_plan(config),
             process=process,
@@ -90,16 +93,28 @@ class _PlanBuilder:
         self.route_names.append(name)
         hostnames = self._route_hostnames(route.hostnames, path) if route.hostnames else []
         matches, keys = self._matches(route.matches, (*path, "matches"))
-        backends: list[BackendRef] = []
-        for position, backend in enumerate(route.backends):
-            reference = self.clusters.reference(backend, (*path, "backends", position))
-            if reference is not None:
-                backends.append(reference)
         own = self.targeted.on_route(name, namespace, rule)
         if route.policies is not None:
             own = {**own, **convert(self.context, route.policies, (*path, "policies"))}
+        inherited = tls_of(own)
+        backends: list[BackendRef] = []
+        for position, backend in enumerate(route.backends):
+            reference = self.backends.reference(backend, name, inherited, (*path, "backends", position))
+            if reference is not None:
+                backends.append(reference)
+                if reference.mcp >= 0:
+                    self._warn_of_hidden_servers(reference, matches, path)
         plan = RoutePlan(name, rule, hostnames, matches, backends)
         self._attach(plan, keys, own, listeners, path, bool(route.backends))
+
+    def _warn_of_hidden_servers(self, reference: BackendRef, matches: list[MatchPlan], path: Path) -> None:
+        """Virtual servers have paths below the route's; a route of exact paths may not match them."""
+        if any(match.path_kind != "exact" for match in matches):
+            return
+        for server in self.backends.mcp[reference.mcp].virtual_servers:
+            if not any(match.path.endswith(f"/{server.name}") for match in matches):
+                text = f"no match has a path that ends in /{server.name}, where that virtual server is; add one, or match a pathPrefix"
+                self.context.findings.warning((*path, "matches"), text)
 
     def _attach(
         self, route: RoutePlan, keys: list[MatchKey], own: PolicySet, listeners: list[Listener], path: Path, sends: bool
@@ -228,13 +243,13 @@ class _PlanBuilder:
             listeners = []
             if self.context.is_complete(path) and not self.context.is_lost(DEFAULT):
                 findings.problem(path, "no gateway to serve it on; add `gateways: {default: {port: 3000}}` to the file")
-        cluster, inherited = self.clusters.mcp(block, "", path)
-        backends = [BackendRef(cluster, 1, plan_of(inherited) if inherited else None)] if cluster is not None else []
         own = self.targeted.on_route("mcp", "", "")
         own = {**own, **convert(self.context, block.policies, (*path, "policies"))} if block.policies else own
         self.route_names.append("mcp")
-        plan = RoutePlan("mcp", "", [], [MatchPlan("exact", MCP_PATH)], backends)
-        self._attach(plan, [("exact", MCP_PATH, "", (), ())], own, listeners, path, True)
+        reference = self.backends.mcp_block(block, tls_of(own), path)
+        paths = [MCP_PATH, *([SSE_PATH] if block.stateful_mode == "stateful" else []), *(f"{MCP_PATH}/{server.name}" for server in block.virtual_servers)]
+        plan = RoutePlan("mcp", "", [], [MatchPlan("exact", text) for text in paths], [] if reference is None else [reference])
+        self._attach(plan, [("exact", text, "", (), ()) for text in paths], own, listeners, path, True)
 
 
 def _condition_key(items: list[NamedPattern]) -> tuple[object, ...]:

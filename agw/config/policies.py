@@ -1,11 +1,13 @@
 """Policies of the file to policies of the plan.
 
-A set of policies is a dict from `PolicyPlan` field to value, so that merging is merging dicts: for every policy the
-most specific place that has it wins as a whole, and nothing inside one policy is mixed. From the least specific:
+A set of policies is a dict from `PolicyPlan` field (and `tls`, which becomes part of the cluster) to value, so that
+merging is merging dicts: for every policy the most specific place that has it wins as a whole, and nothing inside one
+policy is mixed. From the least specific:
 
     routes:    policies[] on the gateway, the gateway's own, policies[] on the listener (by name or port), the
                listener's own, policies[] on the route, policies[] on the route's rule, the route's own
-    backends:  policies[] on the backend, the named backend's own, the reference's own, the MCP target's own
+    backends:  (backendTLS only: the route,) policies[] on the backend, the named backend's own, the reference's own,
+               those of the named backend an MCP target refers to, the MCP target's own
 
 Of two entries of `policies[]` for the same place the later one in the file wins. The two durations of `timeout` are
 one policy.
@@ -35,16 +37,25 @@ from agw.config.model_policies import (
 )
 from agw.config.model_policies import RoutePolicies as RoutePoliciesModel
 from agw.config.problem import Path
+from agw.config.tls import client_tls
 from agw.runtime.plan import CorsPlan, DirectResponsePlan, HeaderOps, PolicyPlan, RedirectPlan, RewritePlan
 
 PolicySet = dict[str, Any]
 EMPTY: PolicySet = {}
+TLS = "tls"
 NO_POLICIES = PolicyPlan()
 
 
 def plan_of(policies: PolicySet) -> PolicyPlan:
-    """The plan form of a merged set."""
+    """The plan form of a merged set; its TLS is part of the cluster instead."""
+    if TLS in policies:
+        policies = {name: value for name, value in policies.items() if name != TLS}
     return PolicyPlan(**policies) if policies else NO_POLICIES
+
+
+def tls_of(policies: PolicySet) -> PolicySet:
+    """Only the TLS of a set: what the backends of a route inherit from it."""
+    return {TLS: policies[TLS]} if TLS in policies else EMPTY
 
 
 def convert(
@@ -208,6 +219,7 @@ _CONVERSIONS: dict[str, tuple[str, str, Callable[[Context, Any, Path], Any]]] = 
     "direct_response": ("directResponse", "direct_response", _direct_response),
     "cors": ("cors", "cors", _cors),
     "timeout": ("timeout", "", _timeout),
+    "backend_tls": ("backendTLS", TLS, client_tls),
 }
 _BACKEND_FIELDS = frozenset(BackendPolicies.__struct_fields__)
 
@@ -231,6 +243,8 @@ class Targeted:
             target = (*path, "target")
             chosen = context.choice(entry.target, target, ("gateway", "route", "backend"))
             if entry.target.gateway is not None:
+                if TLS in policies and entry.phase != "gateway":
+                    context.findings.problem((*path, "policy", "backendTLS"), f"`backendTLS` on a gateway {values.NOT_YET}; attach it to a route or backend")
                 self.gateways.append(((*target, "gateway"), entry.target.gateway, policies))
             elif entry.target.route is not None:
                 route = entry.target.route

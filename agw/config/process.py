@@ -23,6 +23,8 @@ from agw.runtime.plan import AccessLogPlan, ClusterPlan, HttpPlan, ProcessPlan
 _MCP_RESPONSE_TIMEOUT_NS = 600_000_000_000
 _PREFIX = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MAX_WORKERS = 1024
+_SESSION_KEY = re.compile(r"[0-9A-Fa-f]{64}")
+_MAKE_KEY = "make one with: openssl rand -hex 32"
 
 # Attribute of the model -> (key in the file, plan field, parser or None for numbers and words).
 _Row = tuple[str, str, Callable[[str], Any] | None]
@@ -116,7 +118,30 @@ def process_plan(context: Context, config: Config) -> ProcessPlan:
         )
     if block.backlog is not None:
         out["backlog"] = block.backlog
-    return ProcessPlan(pin_cpus=block.pin_cpus, **out)
+    return ProcessPlan(pin_cpus=block.pin_cpus, session_keys=_session_keys(context, block), **out)
+
+
+def _session_keys(context: Context, block: ProcessConfig) -> list[str]:
+    """The keys of session ids; the first seals. The environment replaces those of the file."""
+    path: Path = ("config", "session")
+    given: list[tuple[Path, str]] = []
+    if block.session is not None:
+        context.choice(block.session, path, ("key", "keys"))
+        if block.session.key is not None:
+            given.append(((*path, "key"), block.session.key))
+        given += [((*path, "keys", index), text) for index, text in enumerate(block.session.keys or ())]
+        if block.session.keys == [] and context.is_complete((*path, "keys")):
+            context.findings.problem((*path, "keys"), f"no key; {_MAKE_KEY}")
+    keys = [context.findings.value(place, _session_key, text, "") for place, text in given]
+    only = _environment(context, "SESSION_KEY", _session_key, None)
+    return list(dict.fromkeys(keys)) if only is None else [only]
+
+
+def _session_key(text: str) -> str:
+    # The value is a secret: no message may hold any of it.
+    if not _SESSION_KEY.fullmatch(text.strip()):
+        raise ValueError(f"a session key is 64 hex digits; {_MAKE_KEY}")
+    return text.strip().lower()
 
 
 def _environment(context: Context, variable: str, parse: Callable[[str], Any], value: Any) -> Any:

@@ -45,18 +45,19 @@ FRAMING_HEADERS = frozenset(
 
 
 class Endpoint(NamedTuple):
-    """A parsed upstream address; `path` is "" when the text had none."""
+    """A parsed upstream address; `path` is "" when the text had none, `tls` says that it was an https:// URL."""
 
     host: str = ""
     port: int = 0
     unix_path: str = ""
     authority: str = ""
     path: str = ""
+    tls: bool = False
 
 
-def quoted(text: str) -> str:
+def quoted(text: str, limit: int = 60) -> str:
     """The value as it appears in a message: shortened, control characters escaped."""
-    shown = text if len(text) <= 60 else text[:57] + "..."
+    shown = text if len(text) <= limit else text[: limit - 3] + "..."
     return '"' + shown.encode("unicode_escape").decode("ascii").replace('"', '\\"') + '"'
 
 
@@ -211,10 +212,10 @@ def split_port(text: str) -> tuple[str, str]:
     return host, port
 
 
-def authority_of(host: str, port: int) -> str:
-    """What Host says for this host and port; the default port of http is left out (RFC 9110, 4.2.3)."""
+def authority_of(host: str, port: int, tls: bool = False) -> str:
+    """What Host says for this host and port; the default port of the scheme is left out (RFC 9110, 4.2.3)."""
     name = f"[{host}]" if ":" in host else host
-    return name if port == 80 else f"{name}:{port}"
+    return name if port == (443 if tls else 80) else f"{name}:{port}"
 
 
 def unix_socket(text: str) -> str:
@@ -230,7 +231,7 @@ def unix_socket(text: str) -> str:
 
 @lru_cache(maxsize=16384)
 def host_endpoint(text: str) -> Endpoint:
-    """The value of a `host` backend: `name:port`, an `http://` URL without path, or `unix:`."""
+    """The value of a `host` backend: `name:port`, an `http://` or `https://` URL without path, or `unix:`."""
     endpoint = _endpoint(text)
     if endpoint.path not in ("", "/"):
         raise ValueError(
@@ -256,10 +257,9 @@ def _endpoint(text: str) -> Endpoint:
             raise ValueError(f"{quoted(text)} has no port; write {name}:80 or http://{name}")
         port = port_number(port_text)
         return Endpoint(host, port, "", authority_of(host, port))
-    if scheme.lower() == "https":
-        raise ValueError(f"https to an upstream {NOT_YET}; use an http:// upstream")
-    if scheme.lower() != "http":
-        raise ValueError(f"{quoted(text)} has the scheme {quoted(scheme)}; use http://")
+    tls = scheme.lower() == "https"
+    if not tls and scheme.lower() != "http":
+        raise ValueError(f"{quoted(text)} has the scheme {quoted(scheme)}; use http:// or https://")
     where, slash, path = rest.partition("/")
     if "@" in where:
         raise ValueError("the URL holds a user name; send credentials with requestHeaderModifier")
@@ -267,8 +267,8 @@ def _endpoint(text: str) -> Endpoint:
         raise ValueError(f"a query in an upstream URL {NOT_YET}; remove it")
     name, port_text = split_port(where)
     host = host_name(name)
-    port = port_number(port_text) if port_text else 80
-    return Endpoint(host, port, "", authority_of(host, port), url_path("/" + path) if slash else "")
+    port = port_number(port_text) if port_text else (443 if tls else 80)
+    return Endpoint(host, port, "", authority_of(host, port, tls), url_path("/" + path) if slash else "", tls)
 
 
 def authority(text: str) -> str:

@@ -27,7 +27,7 @@ class _Drop:
 
 
 DROP: Final = _Drop()
-_DURATION_KEY = re.compile(r"(?:Timeout|Deadline|Duration|Interval|Lifetime|maxAge)$")
+_DURATION_KEY = re.compile(r"(?:[tT]imeouts?|Deadline|Duration|Interval|Lifetime|Ttl|Grace|maxAge)$")
 _MERGE_KEY_TEXT = "merge keys are not part of YAML 1.2; write the keys out, or use an alias for the whole value"
 
 
@@ -128,7 +128,7 @@ class _Walker:
             if isinstance(member, mi.StructType) and isinstance(value, dict):
                 return self._struct(value, member, path)
             if isinstance(member, mi.DictType) and isinstance(value, dict):
-                return self._dict(value, member, path)
+                return self._dict(value, member, path, owner)
             if isinstance(member, mi.ListType) and isinstance(value, list):
                 return self._list(value, member, path)
         return self._scalar(value, members, path, owner)
@@ -185,10 +185,10 @@ class _Walker:
             self.findings.problem(path, f"unknown key `{key}`; the keys here are {allowed}", at_key=True)
         return set()
 
-    def _dict(self, value: dict[str, Any], kind: mi.DictType, path: Path) -> dict[str, Any]:
+    def _dict(self, value: dict[str, Any], kind: mi.DictType, path: Path, owner: str) -> dict[str, Any]:
         out: dict[str, Any] = {}
         for key, item in value.items():
-            result = self.visit(item, kind.value_type, (*path, key))
+            result = self.visit(item, kind.value_type, (*path, key), owner)
             if isinstance(result, _Drop):
                 self._cut((*path, key), item)
                 self.pruned.lost_names.add(key)

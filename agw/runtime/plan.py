@@ -111,11 +111,17 @@ class PolicyPlan(Frozen, frozen=True, omit_defaults=True):
 
 
 class BackendRef(Frozen, frozen=True, omit_defaults=True):
-    """A weighted choice of a route: index into `Plan.clusters`, and policies that apply only there."""
+    """A weighted choice of a route: index into `Plan.clusters`, and policies that apply only there.
+
+    `mcp` is an index into `Plan.mcp` (-1: not an MCP backend). Of an MCP backend `cluster` is the cluster of its
+    first http target, -1 when it has none, and the request header changes of `policies` are that target's: each target
+    has its own, merged, in `McpTargetPlan.headers`.
+    """
 
     cluster: int
     weight: int = 1
     policies: PolicyPlan | None = None
+    mcp: int = -1
 
 
 class RoutePlan(Frozen, frozen=True, omit_defaults=True):
@@ -127,6 +133,31 @@ class RoutePlan(Frozen, frozen=True, omit_defaults=True):
     matches: list[MatchPlan] = []
     backends: list[BackendRef] = []
     policies: PolicyPlan = PolicyPlan()
+
+
+class TlsClientPlan(Frozen, frozen=True, omit_defaults=True):
+    """TLS towards an upstream. All certificates and keys are PEM text; "" for `ca` means the system's trust store.
+
+    `server_name` is sent as SNI and is the name the certificate must bear ("" = the cluster's host). `verify` false
+    accepts any certificate; `verify_host` false accepts a trusted certificate of another name.
+    """
+
+    server_name: str = ""
+    verify: bool = True
+    verify_host: bool = True
+    ca: str = ""
+    cert: str = ""
+    key: str = ""
+    alpn: list[str] = msgspec.field(default_factory=lambda: ["http/1.1"])
+
+
+class TlsServerPlan(Frozen, frozen=True, omit_defaults=True):
+    """TLS of a listener, PEM text. `client_ca` "" asks clients for no certificate; else they must show one it signed."""
+
+    cert: str
+    key: str
+    min_version: Literal["1.2", "1.3"] = "1.2"
+    client_ca: str = ""
 
 
 class ClusterPlan(Frozen, frozen=True, omit_defaults=True):
@@ -153,6 +184,102 @@ class ClusterPlan(Frozen, frozen=True, omit_defaults=True):
     max_idle: int = 512
     max_pending: int = 1024
     pending_timeout_ns: int = 5_000_000_000
+    tls: TlsClientPlan | None = None
+
+
+class StdioPlan(Frozen, frozen=True, omit_defaults=True):
+    """A process of an MCP server. `cwd` "" is the gateway's own directory; `clear_env` starts it with only `env`.
+
+    `sharing` "auto" is a process per legacy session and one shared process for stateless requests. `max_processes`
+    counts per worker; a process idle for `idle_timeout_ns` is stopped, and killed `stop_grace_ns` after being asked.
+    """
+
+    cmd: str
+    args: list[str] = []
+    env: dict[str, str] = {}
+    clear_env: bool = False
+    cwd: str = ""
+    sharing: Literal["auto", "session", "shared"] = "auto"
+    max_processes: int = 64
+    idle_timeout_ns: int = 300_000_000_000
+    stop_grace_ns: int = 2_000_000_000
+
+
+class OpenApiPlan(Frozen, frozen=True, omit_defaults=True):
+    """An OpenAPI document as JSON text, "" when it is fetched from `url` at run time (again every `refresh_ns`).
+
+    `prefix_path` goes before the path of every operation. `url_cluster` is where `url` is fetched: an index into
+    `Plan.clusters`, -1 when `url` is a path of the service itself.
+    """
+
+    schema: str = ""
+    url: str = ""
+    refresh_ns: int = 86_400_000_000_000
+    prefix_path: str = ""
+    url_cluster: int = -1
+
+
+class McpTargetPlan(Frozen, frozen=True, omit_defaults=True):
+    """One server of an MCP backend. `cluster` is an index into `Plan.clusters`, -1 for stdio.
+
+    `timeout_ns` is the silence allowed before an answer, `method_timeouts` replaces it per method, `deadline_ns`
+    bounds this target's part of a fan-out. `forward_headers` are the client headers passed on (lower case).
+    """
+
+    name: str
+    kind: Literal["http", "sse", "stdio", "openapi"] = "http"
+    cluster: int = -1
+    headers: HeaderOps | None = None
+    forward_headers: list[str] = []
+    timeout_ns: int = 60_000_000_000
+    method_timeouts: dict[str, int] = {}
+    deadline_ns: int = 10_000_000_000
+    stdio: StdioPlan | None = None
+    openapi: OpenApiPlan | None = None
+    era: Literal["auto", "legacy", "modern"] = "auto"
+
+
+class VirtualToolPlan(Frozen, frozen=True, omit_defaults=True):
+    """A tool of a virtual server: `tool` of `target`, shown as `name` ("" = its own); None keeps title, description."""
+
+    target: str
+    tool: str
+    name: str = ""
+    title: str | None = None
+    description: str | None = None
+
+
+class VirtualServerPlan(Frozen, frozen=True, omit_defaults=True):
+    """A named view of a backend's tools; its endpoint is the backend's path + "/" + `name`."""
+
+    name: str
+    tools: list[VirtualToolPlan] = []
+
+
+class McpPlan(Frozen, frozen=True, omit_defaults=True):
+    """An MCP backend. `name` is the backend label; limits of sessions and replay hold per worker.
+
+    `guard` "auto" checks Host and Origin only on listeners bound to loopback. `fail_open` goes on with the targets
+    that work. `page_size` 0 lists everything in one page; `catalogue_ttl_ns` is the age of a reused listing.
+    """
+
+    name: str
+    targets: list[McpTargetPlan]
+    prefix_mode: Literal["always", "conditional", "never"] = "conditional"
+    separator: str = "_"
+    stateful: bool = True
+    fail_open: bool = False
+    guard: Literal["auto", "on", "off"] = "auto"
+    allowed_hosts: list[str] = []
+    allowed_origins: list[str] = []
+    catalogue_ttl_ns: int = 30_000_000_000
+    page_size: int = 0
+    virtual_servers: list[VirtualServerPlan] = []
+    instructions: str = ""
+    replay_events: int = 256
+    replay_bytes: int = 1024 * 1024
+    max_sessions: int = 100_000
+    session_ttl_ns: int = 1_800_000_000_000
 
 
 class ListenerPlan(Frozen, frozen=True, omit_defaults=True):
@@ -162,6 +289,7 @@ class ListenerPlan(Frozen, frozen=True, omit_defaults=True):
     gateway: str
     hostname: str = ""
     routes: list[int] = []
+    tls: TlsServerPlan | None = None
 
 
 class BindPlan(Frozen, frozen=True, omit_defaults=True):
@@ -202,7 +330,11 @@ class AccessLogPlan(Frozen, frozen=True, omit_defaults=True):
 
 
 class ProcessPlan(Frozen, frozen=True, omit_defaults=True):
-    """The `config:` block: read once at start, not by a reload."""
+    """The `config:` block: read once at start, not by a reload.
+
+    `session_keys` (32 octets as hex, the first seals, all open) are the exception: a reload may change them. The
+    supervisor fills in what is not configured, and `instance`: 8 octets as hex, another one for each life of a supervisor.
+    """
 
     workers: int = 0
     pin_cpus: bool = False
@@ -215,6 +347,9 @@ class ProcessPlan(Frozen, frozen=True, omit_defaults=True):
     log_level: str = "info"
     metrics_prefix: str = "agw"
     dns_refresh_ns: int = 30_000_000_000
+    session_keys: list[str] = []
+    session_key_file: str = ""
+    instance: str = ""
 
 
 class Plan(Frozen, frozen=True, omit_defaults=True):
@@ -223,6 +358,7 @@ class Plan(Frozen, frozen=True, omit_defaults=True):
     binds: list[BindPlan] = []
     routes: list[RoutePlan] = []
     clusters: list[ClusterPlan] = []
+    mcp: list[McpPlan] = []
     http: HttpPlan = HttpPlan()
     access_log: AccessLogPlan = AccessLogPlan()
     process: ProcessPlan = ProcessPlan()

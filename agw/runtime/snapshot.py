@@ -12,6 +12,7 @@ import msgspec
 
 from agw._fast.policy import Bind
 from agw._fast.pool import Cluster
+from agw.runtime.endpoint import McpEndpoint
 from agw.runtime.plan import Plan
 
 MAX_ROUTE_LABELS = 0xFFFFE
@@ -66,12 +67,15 @@ class BindKey(NamedTuple):
 
 
 class Snapshot:
-    """One generation, compiled: binds by key, clusters by identity."""
+    """One generation, compiled: binds by key, clusters by identity, MCP backends in the order of the plan."""
 
-    __slots__ = ("binds", "clusters", "generation", "plan")
+    __slots__ = ("binds", "clusters", "endpoints", "generation", "plan")
 
-    def __init__(self, generation: int, plan: Plan, binds: dict[BindKey, Bind], clusters: dict[bytes, Cluster]) -> None:
+    def __init__(
+        self, generation: int, plan: Plan, binds: dict[BindKey, Bind], clusters: dict[bytes, Cluster], endpoints: list[McpEndpoint] | None = None
+    ) -> None:
         self.generation = generation
         self.plan = plan
         self.binds = binds
         self.clusters = clusters
+        self.endpoints = endpoints or []

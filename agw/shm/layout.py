@@ -1,7 +1,7 @@
 """The shared mapping: one anonymous MAP_SHARED region, made by the supervisor before it forks.
 
     0      header      magic, version, slots, slot bytes, phase, generation, synchronized        one page
-    page   slot 0      words: pid, state, generation, heartbeat_ns, started_ns, restarts           1 KiB
+    page   slot 0      words: pid, state, generation, heartbeat_ns, started_ns, restarts, settled  1 KiB
                        gauges and counters, one 64-bit word each (GAUGES)                          3 KiB
                        request series: open-addressed rows of 192 octets (_fast/arena.pxd)
                        MCP series: open-addressed rows of 16 octets
@@ -34,7 +34,8 @@ MCP_ROWS = 2048
 SLOT_BYTES = SLOT_HEAD + SERIES_ROWS * SERIES_BYTES + MCP_ROWS * MCP_BYTES
 
 H_MAGIC, H_VERSION, H_SLOTS, H_SLOT_BYTES, H_PHASE, H_GENERATION, H_SYNCHRONIZED = range(7)
-W_PID, W_STATE, W_GENERATION, W_HEARTBEAT, W_STARTED, W_RESTARTS = range(6)
+W_PID, W_STATE, W_GENERATION, W_HEARTBEAT, W_STARTED, W_RESTARTS, W_SETTLED = range(7)
+"""W_SETTLED: draining, and no client is left; only other workers may still ask for something."""
 
 PHASES = ("starting", "running", "draining")
 STATES = ("empty", "starting", "ready", "draining")
@@ -58,6 +59,8 @@ GAUGES = (
     "relay_pauses_total",
     "loop_lag_ns",
     "internal_errors_total",
+    "tls_handshakes_total",
+    "tls_handshake_failures_total",
 )
 """Names of the words in a slot, in the order of the G_ enumeration in _fast/arena.pxd."""
 

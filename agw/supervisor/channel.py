@@ -23,7 +23,7 @@ MAX_FDS = 64
 class Message(msgspec.Struct, frozen=True):
     """`op` says what to do; the other fields depend on it.
 
-    To children: config (generation, plan, labels, binds with their descriptors), document, drain (deadline_ns), stop,
+    To children: config (generation, plan, labels, new binds; descriptors for clients, then for hops), document, drain (deadline_ns), stop,
     reopen, level (text). To the supervisor: ready, applied (generation), failed (generation, text), quit, level (text).
     """
 

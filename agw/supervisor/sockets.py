@@ -4,6 +4,7 @@ Rules:
 - a worker inherits the socket of its slot; its death closes nothing, so its successor serves the same queue;
 - a port that somebody else listens on is refused, although SO_REUSEPORT would let a second instance in: a plain bind
   is tried first, and an abstract unix name is held as a lock for as long as the supervisor lives;
+- beside them every bind and slot has an abstract unix socket for requests that other workers pass on (agw.worker.hop);
 - sockets of a `.socket` unit are used as they are, shared by all slots; they outlive this instance, so nothing is ever
   done to them that lasts.
 """
@@ -19,6 +20,7 @@ from typing import Any
 
 from agw._fast.process import refuse_new_connections
 from agw.runtime.snapshot import BindKey
+from agw.worker.hop import hop_name
 
 SO_DETACH_FILTER = 27
 """asm-generic/socket.h; Python does not name it."""
@@ -58,14 +60,16 @@ def explain(error: OSError, where: str) -> SocketError:
 
 
 class ListenSet:
-    """All listening sockets of an instance, by bind and slot."""
+    """All listening sockets of an instance, by bind and slot. Without the name of an `instance` there are none for hops."""
 
-    def __init__(self, slots: int, backlog: int, inherited: list[socket.socket]) -> None:
+    def __init__(self, slots: int, backlog: int, inherited: list[socket.socket], instance: str = "") -> None:
         self._slots = slots
         self._backlog = backlog
         self._inherited = {self._where(s): s for s in inherited}
         self._locks: dict[BindKey, socket.socket] = {}
+        self._instance = instance
         self.sockets: dict[BindKey, list[socket.socket]] = {}
+        self.hops: dict[BindKey, list[socket.socket]] = {}
 
     @staticmethod
     def _where(sock: socket.socket) -> int:
@@ -80,6 +84,7 @@ class ListenSet:
         if given is not None:
             given.setblocking(False)
             self.sockets[key] = [given.dup() for _ in range(self._slots)]
+            self._open_hops(key)
             return
         where = f"{key.address or '*'}:{key.port}"
         made: list[socket.socket] = []
@@ -106,6 +111,15 @@ class ListenSet:
         self.sockets[key] = made
         if lock is not None:
             self._locks[key] = lock
+        self._open_hops(key)
+
+    def _open_hops(self, key: BindKey) -> None:
+        """One socket per slot; nobody else knows the name of an instance before it is taken."""
+        for slot in range(self._slots if self._instance else 0):
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+            self.hops.setdefault(key, []).append(sock)
+            sock.bind("\0" + hop_name(self._instance, slot, key)[1:])
+            sock.listen(self._backlog)
 
     def _claim(self, key: BindKey, where: str, wait_s: float) -> socket.socket | None:
         if key.port == 0:
@@ -137,28 +151,22 @@ class ListenSet:
 
     def close(self, key: BindKey) -> None:
         """Give up one bind in this process."""
-        for sock in self.sockets.pop(key, []):
+        for sock in (*self.sockets.pop(key, []), *self.hops.pop(key, [])):
             sock.close()
         lock = self._locks.pop(key, None)
         if lock is not None:
             lock.close()
 
-    def keep_only_slot(self, slot: int) -> dict[BindKey, int]:
-        """In a child: close what belongs to other slots; returns this slot's descriptors, now owned by the caller."""
-        mine = {}
-        for key, socks in self.sockets.items():
-            for i, sock in enumerate(socks):
-                if i == slot:
-                    mine[key] = sock.detach()
-                else:
-                    sock.close()
+    def keep_only_slot(self, slot: int) -> tuple[dict[BindKey, int], dict[BindKey, int]]:
+        """In a child: close what belongs to other slots; returns this slot's descriptors, now owned by the caller: those
+        for clients and those for hops."""
+        mine, hops = keep_one(self.sockets, slot), keep_one(self.hops, slot)
         for lock in self._locks.values():
             lock.close()
         for sock in self._inherited.values():
             sock.close()
-        self.sockets.clear()
         self._locks.clear()
-        return mine
+        return mine, hops
 
     @property
     def lent(self) -> frozenset[BindKey]:
@@ -181,6 +189,19 @@ class ListenSet:
     def addresses(self) -> list[str]:
         """What is listened on, with the ports that port 0 became."""
         return [address_text(socks[0].getsockname()) for socks in self.sockets.values()]
+
+
+def keep_one(sockets: dict[BindKey, list[socket.socket]], slot: int) -> dict[BindKey, int]:
+    """Close the sockets of all other slots and empty the table; returns the descriptors of this slot."""
+    mine = {}
+    for key, socks in sockets.items():
+        for i, sock in enumerate(socks):
+            if i == slot:
+                mine[key] = sock.detach()
+            else:
+                sock.close()
+    sockets.clear()
+    return mine
 
 
 def address_text(name: tuple[Any, ...]) -> str:

@@ -25,15 +25,17 @@ import msgspec
 from agw.admin import helper
 from agw.config import ConfigErrors, Loaded, redacted
 from agw.runtime.compile import CompileError, compile_plan
-from agw.runtime.plan import Plan
+from agw.runtime.plan import Plan, ProcessPlan
 from agw.runtime.snapshot import BindKey, LabelIndex, Labels, Snapshot
 from agw.shm import layout
 from agw.supervisor.channel import Channel, ChannelClosed, Message
 from agw.supervisor.children import FATAL_CODES, Child, CrashLoop
+from agw.supervisor.keys import KeyFileError, SessionKeys
 from agw.supervisor.sockets import ListenSet, SocketError, address_text, bind_plain
 from agw.supervisor.systemd import Notifier, take_listen_fds
 from agw.telemetry.logs import OperatorLog
 from agw.worker import worker
+from agw.worker.journal import make_journal
 from agw.worker.logwriter import open_log
 
 log = logging.getLogger(__name__)
@@ -62,12 +64,15 @@ class Supervisor:
         self._labels = LabelIndex(Labels())
         self._document = msgspec.json.encode(redacted(loaded.document), enc_hook=str)
         self._generation = 1
-        self._plan = loaded.plan
-        self._snapshot: Snapshot = compile_plan(loaded.plan, 1, self._labels)
+        self._keys = SessionKeys(os.environ)
+        self._configured = loaded.plan.process
+        self._plan = msgspec.structs.replace(loaded.plan, process=self._completed(loaded.plan.process, os.urandom(8).hex()))
+        self._snapshot: Snapshot = compile_plan(self._plan, 1, self._labels)
         self._arena = layout.Arena(workers)
         self._arena.publish(1, True)
         self._workers = [Child("worker", i) for i in range(workers)]
         self._helper = Child("helper", -1)
+        self._journals = [make_journal(i) for i in range(workers)]
         self._crashes = CrashLoop()
         self._exit_code: int | None = None
         self._draining_until = 0
@@ -78,13 +83,17 @@ class Supervisor:
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         check_access_log(loaded.plan)
         process = loaded.plan.process
-        self._listen = ListenSet(workers, process.backlog, take_listen_fds(os.environ))
+        self._listen = ListenSet(workers, process.backlog, take_listen_fds(os.environ), self._plan.process.instance)
         for key in self._snapshot.binds:
             self._listen.open(key)
         self._sockets = helper.HelperSockets(
             admin=bind_plain(process.admin_address), stats=bind_plain(process.stats_address),
             readiness=bind_plain(process.readiness_address), demo=demo,
         )
+
+    def _completed(self, process: ProcessPlan, instance: str) -> ProcessPlan:
+        """The settings with what the supervisor adds to them. Errors: KeyFileError."""
+        return msgspec.structs.replace(process, session_keys=self._keys.ring(process), instance=instance)
 
     # ------------------------------------------------------------------------------------------- the loop
 
@@ -218,10 +227,11 @@ class Supervisor:
 
         def body(channel: Channel) -> int:
             lent = self._listen.lent
-            listeners = self._listen.keep_only_slot(child.slot)
+            listeners, hops = self._listen.keep_only_slot(child.slot)
             for key in [k for k in listeners if k not in self._snapshot.binds]:
                 os.close(listeners.pop(key))
-            return worker.main(child.slot, self._arena, self._snapshot, self._labels, listeners, lent, channel, parent)
+                os.close(hops.pop(key))
+            return worker.main(child.slot, self._arena, self._snapshot, self._labels, listeners, hops, lent, self._journals[child.slot], channel, parent)
 
         slot = self._arena.slot(child.slot)
         for key in self._snapshot.binds:
@@ -250,6 +260,9 @@ class Supervisor:
         for child in (*self._workers, self._helper):
             if child is not me and child.channel is not None:
                 child.channel.close()
+        for slot, journal in enumerate(self._journals):
+            if slot != me.slot:
+                os.close(journal)
         if me is self._helper:
             self._listen.keep_only_slot(-1)
         else:
@@ -321,9 +334,12 @@ class Supervisor:
         try:
             loaded = self._load()
             generation = self._generation + 1
-            snapshot = compile_plan(loaded.plan, generation, self._labels)
-        except (ConfigErrors, CompileError, ValueError) as error:
-            self._refused(str(error))
+            # Of the process only the session keys change before a restart.
+            keys = self._completed(loaded.plan.process, "").session_keys
+            plan = msgspec.structs.replace(loaded.plan, process=msgspec.structs.replace(self._plan.process, session_keys=keys))
+            snapshot = compile_plan(plan, generation, self._labels)
+        except (ConfigErrors, CompileError, KeyFileError, ValueError) as error:
+            self._refused(str(error.strerror if isinstance(error, KeyFileError) else error))
             return
         if self._snapshot.binds and not snapshot.binds:
             # An editor or a copy that truncates first shows a file like that.
@@ -341,13 +357,12 @@ class Supervisor:
                 self._listen.close(key)
             self._refused(str(error))
             return
-        if loaded.plan.process != self._plan.process:
+        if msgspec.structs.replace(loaded.plan.process, session_keys=self._configured.session_keys) != self._configured:
             log.warning("the config: section changed; it is read at start only, restart to apply it")
         if loaded.plan.access_log.enabled != self._plan.access_log.enabled:
             log.warning("frontendPolicies.accessLog.enabled is read at start only, restart to apply it")
         for problem in loaded.warnings:
             log.warning(str(problem))
-        plan = msgspec.structs.replace(loaded.plan, process=self._plan.process)
         self._generation, self._plan, self._snapshot = generation, plan, snapshot
         self._document = msgspec.json.encode(redacted(loaded.document), enc_hook=str)
         self._arena.publish(generation, True)
@@ -362,7 +377,7 @@ class Supervisor:
         payload = msgspec.msgpack.encode(plan)
         labels = msgspec.msgpack.encode(self._labels.labels)
         for child in self._workers:
-            fds = [self._listen.sockets[key][child.slot].fileno() for key in opened]
+            fds = [table[key][child.slot].fileno() for table in (self._listen.sockets, self._listen.hops) for key in opened]
             self._tell(child, Message("config", generation=self._generation, payload=payload, labels=labels, binds=[(k.address, k.port) for k in opened]), fds)
         self._tell(self._helper, Message("document", generation=self._generation, payload=self._document, labels=labels))
 

@@ -17,12 +17,14 @@ import signal
 import sys
 import time
 from collections.abc import Generator
+from typing import TYPE_CHECKING
 
 import msgspec
 import uvloop
 
 from agw._fast import process
 from agw._fast.accesslog import AccessLog
+from agw._fast.arena import Slot
 from agw._fast.downstream import Acceptor
 from agw._fast.exchange import Context
 from agw._fast.reactor import Reactor
@@ -31,14 +33,21 @@ from agw.runtime.plan import Plan
 from agw.runtime.snapshot import BindKey, LabelIndex, Labels, Snapshot
 from agw.shm import layout
 from agw.supervisor.channel import Channel, ChannelClosed, Message
+from agw.worker.hop import Hops
+from agw.worker.journal import Journal
 from agw.worker.logwriter import LogWriter
 from agw.worker.resolver import Resolver
+
+if TYPE_CHECKING:
+    from agw.worker.mcp import McpHost
 
 log = logging.getLogger(__name__)
 
 TICK_S = 0.1
 STEP_BUDGET_S = 0.004
 RESOLVE_S = 2.0
+DEAD_NS = 2_000_000_000
+"""A worker that has shown no sign of life for so long holds up nobody's drain."""
 QUIET_S = 0.05
 """How long a listener whose door is shut (SYNs dropped) may still complete half-open connections."""
 
@@ -47,10 +56,12 @@ class Worker:
     """Everything one worker process owns."""
 
     def __init__(
-        self, index: int, arena: layout.Arena, snapshot: Snapshot, labels: LabelIndex, listeners: dict[BindKey, int], lent: frozenset[BindKey],
-        channel: Channel, parent: int,
+        self, index: int, arena: layout.Arena, snapshot: Snapshot, labels: LabelIndex, listeners: dict[BindKey, int],
+        hops: dict[BindKey, int], lent: frozenset[BindKey], journal: int, channel: Channel, parent: int,
     ) -> None:
         self.index = index
+        self.workers = len(arena.slots_in_use)
+        self.siblings = [slot for i, slot in enumerate(arena.slots_in_use) if i != index]
         self.lent = lent
         self.parent = parent
         self.slot = arena.slot(index)
@@ -75,7 +86,11 @@ class Worker:
         self.refresher: asyncio.Task[None] | None = None
         self.reloading: asyncio.Task[None] | None = None
         self.pending: tuple[Message, list[int]] | None = None
+        self.mcp: McpHost | None = None
         self._adopt(snapshot, listeners)
+        self.hops = Hops(self.context, plan.process.instance, index)
+        self.hop_fds = hops
+        self.journal = Journal(journal)
 
     # -------------------------------------------------------------------------------------------- life
 
@@ -90,6 +105,8 @@ class Worker:
         gc.collect()
         gc.freeze()
         self.loop.run_forever()
+        if self.mcp is not None:
+            self.loop.run_until_complete(self.mcp.close())
         if self.writer is not None:
             self.context.log.flush()
             self.writer.close()
@@ -97,8 +114,10 @@ class Worker:
 
     async def _start(self) -> None:
         await self.resolver.prepare(self.snapshot.clusters.values(), RESOLVE_S)
+        self._adopt_mcp(self.snapshot)
         for acceptor in self.acceptors.values():
             acceptor.start()
+        self.hops.adopt(self.snapshot.binds, self.hop_fds)
         self._keep_fresh()
         self.started = True
         self._take_pending()
@@ -132,7 +151,12 @@ class Worker:
         for cluster in self.snapshot.clusters.values():
             if cluster.waiting_count():
                 cluster.expire_waiters()
+            if cluster.tls is not None and (problem := cluster.take_problem()):
+                log.warning("no TLS connection to a backend", extra={"backend": cluster.plan.name, "problem": problem})
+        if self.mcp is not None:
+            self.mcp.tick()
         self.retired = [a for a in self.retired if a.connection_count()]
+        self.hops.tick()
         if self.draining and self._drained(now):
             return
         self.expected_tick = time.monotonic_ns() + int(TICK_S * 1e9)
@@ -195,7 +219,7 @@ class Worker:
         self.reloading = None
 
     async def _apply(self, message: Message, fds: list[int]) -> None:
-        if len(fds) < len(message.binds):
+        if len(fds) < 2 * len(message.binds):
             # The kernel drops what does not fit into the table of descriptors.
             self._say(Message("failed", generation=message.generation, text="no descriptors left for the new listeners"))
             return
@@ -214,8 +238,11 @@ class Worker:
             return
         old = self.snapshot
         self.snapshot = snapshot
-        opened = {BindKey(*where): fd for where, fd in zip(message.binds, fds, strict=True)}
+        self._adopt_mcp(snapshot)
+        keys = [BindKey(*where) for where in message.binds]
+        opened = dict(zip(keys, fds, strict=False))
         self._adopt(snapshot, opened)
+        self.hops.adopt(snapshot.binds, dict(zip(keys, fds[len(keys) :], strict=True)))
         for key in opened:
             self.acceptors[key].start()
         for identity, cluster in old.clusters.items():
@@ -263,6 +290,17 @@ class Worker:
             acceptor.drain()
             self.retired.append(acceptor)
 
+    def _adopt_mcp(self, snapshot: Snapshot) -> None:
+        """Give MCP backends their services; the package is loaded when there is the first."""
+        if self.mcp is None:
+            if not snapshot.endpoints:
+                return
+            from agw.worker.mcp import McpHost
+
+            process = snapshot.plan.process
+            self.mcp = McpHost(self.context, self.index, self.workers, bytes.fromhex(process.instance), self.hops, self.journal)
+        self.mcp.adopt(snapshot.endpoints, [bytes.fromhex(key) for key in snapshot.plan.process.session_keys], list(snapshot.binds))
+
     def _keep_fresh(self) -> None:
         if self.refresher is not None:
             self.refresher.cancel()
@@ -299,6 +337,11 @@ class Worker:
             return False
         if self.retired and now < self.deadline_ns:
             return False
+        self.slot.set(layout.W_SETTLED, 1)
+        if now < self.deadline_ns and not all(settled(slot, now) for slot in self.siblings):
+            # Another worker still has clients, and their sessions may be here.
+            return False
+        self.hops.close()
         cut = sum(acceptor.cut() for acceptor in self.retired)
         if cut:
             log.warning("drain time is over; connections cut", extra={"connections": cut, "worker": self.index})
@@ -306,11 +349,20 @@ class Worker:
         return True
 
 
+def settled(slot: Slot, now: int) -> bool:
+    """Has the worker of a slot no client left? A dead one has not, whether or not anybody buried it."""
+    return slot.get(layout.W_STATE) == layout.EMPTY or slot.get(layout.W_SETTLED) == 1 or now - slot.get(layout.W_HEARTBEAT) > DEAD_NS
+
+
 def main(
-    index: int, arena: layout.Arena, snapshot: Snapshot, labels: LabelIndex, listeners: dict[BindKey, int], lent: frozenset[BindKey], channel: Channel,
-    parent: int,
+    index: int, arena: layout.Arena, snapshot: Snapshot, labels: LabelIndex, listeners: dict[BindKey, int], hops: dict[BindKey, int],
+    lent: frozenset[BindKey], journal: int, channel: Channel, parent: int,
 ) -> int:
-    """The worker's life after the fork; returns its exit code. `lent` names the listeners that outlive this instance."""
+    """The worker's life after the fork; returns its exit code.
+
+    `listeners` are for clients, `hops` for other workers; `lent` names the listeners that outlive this instance;
+    `journal` is the slot's memory of its sessions.
+    """
     process.set_name(b"agw-worker")
     process.set_parent_death_signal(signal.SIGTERM)
     if os.getppid() != parent:
@@ -320,12 +372,13 @@ def main(
     slot.set(layout.W_PID, os.getpid())
     slot.set(layout.W_STARTED, time.monotonic_ns())
     slot.set(layout.W_HEARTBEAT, time.monotonic_ns())
+    slot.set(layout.W_SETTLED, 0)
     slot.set(layout.W_STATE, layout.STARTING)
     if snapshot.plan.process.pin_cpus:
         allowed = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {allowed[index % len(allowed)]})
     try:
-        return Worker(index, arena, snapshot, labels, listeners, lent, channel, parent).run()
+        return Worker(index, arena, snapshot, labels, listeners, hops, lent, journal, channel, parent).run()
     except Exception:
         log.exception("worker failed")
         return 1

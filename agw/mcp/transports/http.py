@@ -68,13 +68,19 @@ class HttpTransport:
 
     async def request(
         self, message: bytes, ident: bytes, *, headers: Headers = (), on_message: OnMessage | None = None,
-        on_gap: Callable[[int | None], None] | None = None, timeout_s: float = 60.0,
+        on_gap: Callable[[int | None], None] | None = None, timeout_s: float = 60.0, begun: Stream | None = None,
     ) -> Reply:
-        """See Transport.request. `Reply.headers` are those of the POST's answer, also when the response came on a later GET."""
+        """See Transport.request. `begun`: the answer is on its way already.
+
+        `Reply.headers` are those of the POST's answer, also when the response came on a later GET.
+        """
         ident = ident.strip()
         tell = self.on_stray if on_message is None else on_message
-        stream = await self._post(message, headers, timeout_s)
+        stream = begun or await self._post(message, headers, timeout_s)
+        if begun is not None:
+            self._active.add(begun)
         try:
+            await stream.opened()
             if not 200 <= stream.status < 300:
                 return await refused(stream, ident)
             if stream.media_type != b"text/event-stream":

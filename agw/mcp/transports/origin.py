@@ -79,7 +79,10 @@ class Stream:
     Sequence: the constructor starts the request; `opened`; then `read` until it is empty; `cancel` or `linger` in any case.
     """
 
-    def __init__(self, origin: Origin, method: bytes, path: bytes, headers: Headers, body: bytes | None, timeout_s: float, silence_s: float) -> None:
+    def __init__(
+        self, origin: Origin, method: bytes, path: bytes, headers: Headers, body: bytes | None, timeout_s: float, silence_s: float,
+        begun: Fetch | None = None,
+    ) -> None:
         self.status = 0
         self.headers: Headers = ()
         self._origin = origin
@@ -94,6 +97,11 @@ class Stream:
         self._spare: int | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._deadline = 0.0
+        if begun is not None:
+            self._fetch = begun
+            begun.attach(self)
+            self.restart(timeout_s)
+            return
         try:
             self._fetch = Fetch(origin.context, origin.cluster, method, path, lines(headers), body, self, int(max(silence_s, timeout_s) * 1e9))
         except ValueError as error:
@@ -306,6 +314,10 @@ class Origin:
         Errors: TransportError when the request cannot be written.
         """
         return Stream(self, method, path, headers, body, timeout_s, silence_s)
+
+    def adopt(self, begun: Fetch, *, timeout_s: float) -> Stream:
+        """The stream of an answer that has begun elsewhere in the worker."""
+        return Stream(self, b"", b"", (), None, timeout_s, timeout_s, begun)
 
     async def open(
         self, method: bytes, path: bytes, headers: Headers, body: bytes | None, *, timeout_s: float, silence_s: float = SILENCE_S

@@ -6,7 +6,7 @@ import textwrap
 
 import pytest
 
-from agw.config import ConfigErrors, load_bytes
+from agw.config import ConfigErrors, load_bytes, redacted
 from agw.runtime.plan import AccessLogPlan, HttpPlan, Plan, ProcessPlan
 
 
@@ -79,6 +79,41 @@ def test_a_bad_variable_is_a_problem_without_a_line() -> None:
         (0, "$WORKER_THREADS"),
     ]
     assert str(caught.value).startswith("f.yaml: $ADMIN_ADDR: ")
+
+
+KEY, OTHER = "0a" * 32, "1b" * 32
+
+
+@pytest.mark.parametrize(
+    ("session", "variable", "keys"),
+    [
+        ("{}", "", []),
+        (f"{{session: {{key: '{KEY}'}}}}", "", [KEY]),
+        (f"{{session: {{key: '{KEY.upper()}'}}}}", "", [KEY]),
+        (f"{{session: {{keys: ['{KEY}', '{OTHER}', '{KEY}']}}}}", "", [KEY, OTHER]),
+        (f"{{session: {{keys: ['{KEY}', '{OTHER}']}}}}", "2c" * 32, ["2c" * 32]),
+        ("{}", OTHER, [OTHER]),
+    ],
+)
+def test_session_keys(session: str, variable: str, keys: list[str]) -> None:
+    assert plan(f"config: {session}", {"SESSION_KEY": variable}).process.session_keys == keys
+
+
+@pytest.mark.parametrize("key", ["", KEY[:-1], KEY + "00", "g" * 64])
+def test_a_bad_session_key_is_refused_and_not_shown(key: str) -> None:
+    for text in (f"config: {{session: {{key: '{key}'}}}}", f"config: {{session: {{keys: ['{KEY}', '{key}']}}}}"):
+        with pytest.raises(ConfigErrors, match="64 hex digits; make one with: openssl rand -hex 32") as caught:
+            plan(text)
+        assert not key or key not in str(caught.value)
+    if key:
+        with pytest.raises(ConfigErrors, match=r"\$SESSION_KEY: a session key is 64 hex digits") as caught:
+            plan("{}", {"SESSION_KEY": key})
+        assert key not in str(caught.value)
+
+
+def test_session_keys_are_not_shown() -> None:
+    loaded = load_bytes(f"config: {{session: {{keys: ['{KEY}', '{OTHER}']}}}}".encode(), "f.yaml", {})
+    assert redacted(loaded.document) == {"config": {"session": {"keys": ["<redacted>", "<redacted>"]}}}
 
 
 @pytest.mark.parametrize(("text", "workers"), [("auto", 0), ("'4'", 4), ("1", 1)])

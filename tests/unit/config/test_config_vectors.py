@@ -19,8 +19,9 @@ REFERENCE = os.environ.get("AGW_REFERENCE", "")
 
 
 @pytest.mark.parametrize("file", BAD_FILES, ids=lambda file: file.stem)
-def test_a_bad_file_has_exactly_the_expected_problems(file: Path) -> None:
+def test_a_bad_file_has_exactly_the_expected_problems(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`<name>.problems` holds every problem of `<name>.yaml`, in order, as printed after the file name."""
+    monkeypatch.chdir(VECTORS)  # the files name others relative to it
     with pytest.raises(ConfigErrors) as caught:
         load_bytes(file.read_bytes(), file.name, ENVIRON)
     found = [str(problem).replace(str(CREDENTIALS), "DIR") for problem in caught.value.problems]
@@ -49,8 +50,11 @@ def test_a_secret_is_not_in_the_problems() -> None:
 
 
 @pytest.mark.skipif(not REFERENCE, reason="AGW_REFERENCE does not name a directory with agentgateway's examples")
-def test_reference_examples_are_loaded_or_refused_as_not_implemented() -> None:
-    files = sorted(Path(REFERENCE).glob("agentgateway-examples/**/*.yaml"))
+def test_reference_examples_are_loaded_or_refused_as_not_implemented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Names of files in them are relative to the folder that holds the examples.
+    (tmp_path / "examples").symlink_to(Path(REFERENCE).resolve() / "agentgateway-examples")
+    monkeypatch.chdir(tmp_path)
+    files = sorted(Path("examples").resolve().glob("**/*.yaml"))
     assert files
     for file in files:
         try:
@@ -58,4 +62,6 @@ def test_reference_examples_are_loaded_or_refused_as_not_implemented() -> None:
         except ConfigErrors as error:
             for problem in error.problems:
                 expected = "known to agw, not implemented yet" in problem.text or "environment variable" in problem.text
+                # The certificates are made by whoever tries the example.
+                expected = expected or ("cannot read" in problem.text and "openssl req" in problem.text)
                 assert expected, str(problem)

@@ -1,0 +1,111 @@
+"""A request handed to Python code, and the way back: answer at once, or in pieces.
+
+The exchange makes a Call when its route leads to a service (`policy.Choice.service`) and gives it to `service.handle`.
+Everything in it is a copy, so the handler may wait; the answer goes out through the exchange, with its CORS lines, reply
+edits, counters, access log and time limits.
+
+Rules:
+- a Call outlives its exchange: when the client has left, methods do nothing and `open` is False;
+- exactly one of `reply`, `start` … `end`, `abort`, `pass_on` ends it;
+- what is queued for a client that does not read is bounded (8 MiB); over the bound the client is cut.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from agw._fast.policy import Choice
+
+MAX_QUEUED: int
+
+class Call:
+    """One request. Made by the exchange only."""
+
+    on_close: Callable[[], object] | None
+    """Called once when the exchange ends by itself: the client left, a deadline struck, the worker cut it."""
+    on_drain: Callable[[], object] | None
+    """Called when the client has taken most of what was queued."""
+    @property
+    def method(self) -> str: ...
+    @property
+    def path(self) -> bytes:
+        """Normalised."""
+    @property
+    def query(self) -> bytes | None: ...
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """Names in lower case, wire order."""
+    @property
+    def head(self) -> bytes:
+        """The request head as it came."""
+    @property
+    def body(self) -> bytes: ...
+    @property
+    def kind(self) -> Literal["request", "notification", "response", "batch", ""]:
+        """Of the JSON-RPC message in the body of a POST."""
+    @property
+    def ident(self) -> bytes | None:
+        """The message's raw id."""
+    @property
+    def rpc(self) -> bytes | None:
+        """The method between its quotes, escapes left alone."""
+    @property
+    def params(self) -> bytes | None:
+        """Raw."""
+    @property
+    def name(self) -> bytes | None:
+        """`params.name` between its quotes, escapes left alone."""
+    @property
+    def uri(self) -> bytes | None:
+        """`params.uri`, likewise."""
+    @property
+    def peer(self) -> bytes:
+        """The client's address without port."""
+    @property
+    def service(self) -> Any:
+        """Who was given it."""
+    @property
+    def prefix_len(self) -> int:
+        """Octets of `path` that the route's prefix matched."""
+    @property
+    def started(self) -> bool: ...
+    @property
+    def ended(self) -> bool:
+        """Did the handler end it?"""
+    @property
+    def open(self) -> bool:
+        """Is there still somebody to answer?"""
+    @property
+    def hopped(self) -> bool:
+        """Did a sibling worker pass it on?"""
+    @property
+    def queued(self) -> int:
+        """Octets the client has not taken yet."""
+    @property
+    def full(self) -> bool:
+        """Is more queued than a producer should add to? See `on_drain`."""
+    @property
+    def bind(self) -> str:
+        """The listener's key, `address:port`."""
+    def header(self, name: bytes) -> bytes | None:
+        """The first value of a field; `name` in lower case."""
+    def values(self, name: bytes) -> list[bytes]:
+        """All values of a field."""
+    def note(self, label: int, target: bytes) -> None:
+        """Which backend the counters name, and which target the access log."""
+    def reply(self, status: int, content_type: bytes | None, body: bytes, lines: bytes = b"", reason: int = 0) -> None:
+        """The whole answer. `lines` are complete header lines; `reason` indexes `forward.REASONS`."""
+    def start(self, status: int, lines: bytes, stream: bool = True) -> None:
+        """The head of an answer in pieces. `stream`: a client that leaves is noticed at once."""
+    def write(self, data: bytes) -> None:
+        """A piece of the body, sent at once."""
+    def end(self) -> None:
+        """The body is complete."""
+    def abort(self) -> None:
+        """End it visibly broken."""
+    def forget(self) -> None:
+        """Drop the request's head and body: a long stream does not need them."""
+    def pass_on(self, choice: Choice, body: bytes | None) -> None:
+        """Relay the request to `choice` like any other, with `body` in place of the caller's (None: as it came)."""
+
+def make(*parts: Any) -> Call:
+    """For the exchange."""

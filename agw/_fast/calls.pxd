@@ -1,0 +1,31 @@
+# MCP requests that need no Python code: which session, which target, under which name. See calls.pyi.
+
+from libc.stdint cimport int64_t, uint32_t
+
+from agw._fast.http1 cimport Head
+from agw._fast.jsonrpc cimport Envelope
+from agw._fast.policy cimport Choice
+
+cdef class CallSession:
+    cdef readonly list choices      # by target; None: not this way
+    cdef readonly bytes version     # what MCP-Protocol-Version may say
+    cdef readonly dict flights      # raw id -> target, of what is under way
+    cdef readonly int64_t used_ns   # when it was used last (reactor clock)
+
+cdef class CallTable:
+    cdef readonly dict sessions     # id -> CallSession
+    cdef readonly dict tools        # public name between its quotes -> (target, own name there)
+    cdef readonly list modern       # by target: Choice, or None
+    cdef readonly set hosts         # values of Host that passed the guard; None: everyone passes
+    cdef readonly bint plain        # one target, nothing renamed: other methods may go this way too
+    cdef readonly bint watched      # results may hold what must be rewritten
+
+ctypedef struct Way:
+    uint32_t target
+    int modern
+    const char* name                # the tool's own name, when it differs; else NULL
+    uint32_t name_len
+
+cdef Choice find_way(CallTable table, const Head* h, const char* buf, const Envelope* e, const char* body, size_t n, int rpc,
+                     Way* way, list found)
+cdef bint may_relay(CallTable table, const char* p, size_t n) noexcept nogil

@@ -1,0 +1,65 @@
+"""MCP requests that need no Python code: known session, known target, known name, in the plainest form.
+
+The service (agw.mcp) judges a request fully and then notes here what it found; the exchange asks `find_way` before it hands
+a request over. A request that is answered this way costs what a relayed request costs.
+
+Rules:
+- only requests that the service would send to one target over HTTP unchanged but for a name: `tools/call`, and with one
+  target (`plain`) also `tools/list`, `prompts/get` and `resources/read`;
+- everything unusual is left to the service, which knows all the rules;
+- an answer that is no plain JSON result goes to the service too, on the connection it came on (`Fetch` adopts it).
+
+C functions: `find_way(table, head, buf, envelope, body, n, rpc, way, found)`, `may_relay(table, text, n)`.
+"""
+
+from typing_extensions import disjoint_base
+
+from agw._fast.policy import Choice
+
+MODERN: bytes
+
+@disjoint_base
+class CallSession:
+    """A session's ways. Owner: the service, which takes it out of `CallTable.sessions` when the session ends."""
+
+    def __init__(self, choices: list[Choice | None], version: bytes) -> None:
+        """`choices` by target, each with the target's session id in its header edits; `version` as negotiated."""
+    @property
+    def choices(self) -> list[Choice | None]:
+        """May be changed in place when a target's session is opened anew."""
+    @property
+    def version(self) -> bytes: ...
+    @property
+    def flights(self) -> dict[bytes, int]:
+        """Target by raw id, of what is under way here."""
+    @property
+    def used_ns(self) -> int:
+        """When it was used last, on the reactor's clock; 0: not yet."""
+
+@disjoint_base
+class CallTable:
+    """What one service lets the data path do without it."""
+
+    def __init__(self, targets: int, plain: bool, guarded: bool, watched: bool) -> None:
+        """`guarded`: only requests with a Host from `learn_host` and without Origin. `watched`: results may need rewriting."""
+    @property
+    def sessions(self) -> dict[bytes, CallSession]:
+        """By session id; the service adds and removes."""
+    @property
+    def tools(self) -> dict[bytes, tuple[int, bytes]]:
+        """Target and own name by public name, both raw."""
+    @property
+    def modern(self) -> list[Choice | None]:
+        """By target: where modern requests go."""
+    @property
+    def hosts(self) -> set[bytes] | None: ...
+    @property
+    def plain(self) -> bool: ...
+    @property
+    def watched(self) -> bool: ...
+    def learn_tool(self, public: bytes, target: int, own: bytes) -> None:
+        """A tool's public name leads to `own` at `target`. Bounded: a full table starts anew."""
+    def learn_host(self, host: bytes) -> None:
+        """A value of Host passed the guard."""
+    def forget_tools(self) -> None:
+        """Names may lead elsewhere now."""

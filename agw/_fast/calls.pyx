@@ -1,0 +1,177 @@
+# See calls.pyi for the manual.
+#
+# Rules of this file:
+# - it says yes only to the plainest form of a request; whatever is unusual (spelling of a header, a query, an escape in a
+#   name, an id under way) is left to Python code, which judges it fully: there is no second opinion, only a quicker one;
+# - everything it knows was put here by that code after it had judged the same thing once;
+# - it opens nothing and sends nothing.
+
+from libc.stdint cimport uint32_t
+from libc.string cimport memcmp
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+
+from agw._fast.http1 cimport F_HOST, FRAMING_LENGTH, H_CONTENT_TYPE, H_MCP_SESSION_ID, H_ORIGIN, H_OTHER, Head, Header, equals_lower
+from agw._fast.jsonrpc cimport KIND_REQUEST, Envelope
+from agw._fast.policy cimport Choice
+
+cdef extern from "string.h" nogil:
+    void* memmem(const void* hay, size_t n, const void* needle, size_t m)
+
+cdef enum:
+    RPC_CALL = 10           # tools/call in exchange.RPC_METHODS
+    RPC_LIST = 9
+    RPC_PROMPT = 12
+    RPC_READ = 14
+    MAX_NAMES = 65536
+    MAX_HOSTS = 256
+
+MODERN = b"2026-07-28"
+
+
+cdef class CallSession:
+    def __init__(self, list choices not None, bytes version not None):
+        self.choices = choices
+        self.version = version
+        self.flights = {}
+
+
+cdef class CallTable:
+    def __init__(self, int targets, bint plain, bint guarded, bint watched):
+        self.sessions = {}
+        self.tools = {}
+        self.modern = [None] * targets
+        self.hosts = set() if guarded else None
+        self.plain = plain
+        self.watched = watched
+
+    def learn_tool(self, bytes public not None, uint32_t target, bytes own not None):
+        if len(self.tools) >= MAX_NAMES:
+            self.tools.clear()
+        self.tools[public] = (target, own)
+
+    def learn_host(self, bytes host not None):
+        if self.hosts is not None and len(self.hosts) < MAX_HOSTS:
+            self.hosts.add(host)
+
+    def forget_tools(self):
+        self.tools.clear()
+
+
+cdef inline bint is_value(const char* buf, const Header* f, const char* text, uint32_t n) noexcept nogil:
+    return f.value_len == n and memcmp(buf + f.value_off, text, n) == 0
+
+
+cdef inline bint says(const char* p, size_t n, const char* key, size_t size, const char* then, size_t m) noexcept nogil:
+    # Does an object have `key` and then `then`, as compact or as usual JSON writers put it?
+    cdef const char* at = <const char*> memmem(p, n, key, size)
+    cdef const char* end = p + n
+    if at == NULL:
+        return False
+    at += size
+    if at < end and at[0] == b" ":
+        at += 1
+    return at + m <= end and memcmp(at, then, m) == 0
+
+
+cdef Choice find_way(CallTable table, const Head* h, const char* buf, const Envelope* e, const char* body, size_t n, int rpc,
+                     Way* way, list found):
+    # The choice for a request, or None. `found` gets the session, when there is one.
+    cdef uint32_t i
+    cdef const Header* f
+    cdef const Header* session = NULL
+    cdef const Header* version = NULL
+    cdef const Header* method = NULL
+    cdef const Header* name = NULL
+    cdef bint typed = False
+    cdef bint accepts = False
+    cdef CallSession known
+    cdef tuple place
+    way.name = NULL
+    way.target = 0
+    way.modern = 0
+    if e.kind != KIND_REQUEST or e.escaped or h.has_query or h.framing != FRAMING_LENGTH or e.id.len > 64:
+        return None
+    if rpc != RPC_CALL and not (table.plain and (rpc == RPC_LIST or rpc == RPC_PROMPT or rpc == RPC_READ)):
+        return None
+    for i in range(h.nheaders):
+        f = &h.headers[i]
+        if f.id == H_MCP_SESSION_ID:
+            if session != NULL:
+                return None
+            session = f
+        elif f.id == H_CONTENT_TYPE:
+            if typed or not is_value(buf, f, b"application/json", 16):
+                return None
+            typed = True
+        elif f.id == H_ORIGIN:
+            if table.hosts is not None:
+                return None
+        elif f.id == H_OTHER:
+            if f.name_len == 6:
+                if equals_lower(buf + f.name_off, b"accept", 6):
+                    if accepts or not (is_value(buf, f, b"application/json, text/event-stream", 35) or is_value(buf, f, b"*/*", 3)):
+                        return None
+                    accepts = True
+            elif f.name_len == 20:
+                if equals_lower(buf + f.name_off, b"mcp-protocol-version", 20):
+                    if version != NULL:
+                        return None
+                    version = f
+            elif f.name_len == 10:
+                if equals_lower(buf + f.name_off, b"mcp-method", 10):
+                    if method != NULL:
+                        return None
+                    method = f
+            elif f.name_len == 8:
+                if equals_lower(buf + f.name_off, b"mcp-name", 8):
+                    if name != NULL:
+                        return None
+                    name = f
+            elif f.name_len > 10 and equals_lower(buf + f.name_off, b"mcp-param-", 10):
+                return None
+    if not typed or (table.hosts is not None and (not h.flags & F_HOST or buf[h.host_off:h.host_off + h.host_len] not in table.hosts)):
+        return None
+    if not table.plain:
+        place = table.tools.get(body[e.name.off:e.name.off + e.name.len])
+        if place is None:
+            return None
+        way.target = place[0]
+        if PyBytes_GET_SIZE(<bytes> place[1]) != <Py_ssize_t> e.name.len \
+                or memcmp(PyBytes_AS_STRING(<bytes> place[1]), body + e.name.off, e.name.len) != 0:
+            way.name = PyBytes_AS_STRING(<bytes> place[1])
+            way.name_len = <uint32_t> PyBytes_GET_SIZE(<bytes> place[1])
+    if version != NULL and is_value(buf, version, b"2026-07-28", 10):
+        # Modern: what the headers mirror must be what the body says, octet for octet.
+        if method == NULL or method.value_len != e.method.len or memcmp(buf + method.value_off, body + e.method.off, e.method.len) != 0:
+            return None
+        if rpc == RPC_CALL or rpc == RPC_PROMPT:
+            if name == NULL or name.value_len != e.name.len or memcmp(buf + name.value_off, body + e.name.off, e.name.len) != 0:
+                return None
+        elif rpc == RPC_READ:
+            if name == NULL or name.value_len != e.uri.len or memcmp(buf + name.value_off, body + e.uri.off, e.uri.len) != 0:
+                return None
+        elif name != NULL:
+            return None
+        if not e.meta.len \
+                or not says(body + e.meta.off, e.meta.len, b'"io.modelcontextprotocol/protocolVersion":', 42, b'"2026-07-28"', 12) \
+                or not says(body + e.meta.off, e.meta.len, b'"io.modelcontextprotocol/clientCapabilities":', 45, b"{", 1):
+            return None
+        way.modern = 1
+        return <Choice> table.modern[way.target]
+    if session == NULL or method != NULL or name != NULL \
+            or (e.meta.len and memmem(body + e.meta.off, e.meta.len, b"io.modelcontextprotocol/", 24) != NULL):
+        return None
+    known = <CallSession> table.sessions.get(buf[session.value_off:session.value_off + session.value_len])
+    if known is None or (version != NULL and not is_value(buf, version, PyBytes_AS_STRING(known.version),
+                                                          <uint32_t> PyBytes_GET_SIZE(known.version))):
+        return None
+    if body[e.id.off:e.id.off + e.id.len] in known.flights:
+        return None
+    found.append(known)
+    return <Choice> known.choices[way.target]
+
+
+cdef bint may_relay(CallTable table, const char* p, size_t n) noexcept nogil:
+    # Is there certainly nothing in this result that has to be rewritten? (federation.rewrite.needs, the other way round)
+    return memmem(p, n, b"uri", 3) == NULL and memmem(p, n, b"esource", 7) == NULL and memmem(p, n, b"taskId", 6) == NULL \
+        and memmem(p, n, b"\\u", 2) == NULL

@@ -1,0 +1,492 @@
+"""One MCP backend in one worker: takes calls from the data path, judges them, and gives them to the front of their era.
+
+Rules:
+- order of judgement: Host and Origin, method, media types, the ladder (era and headers against body), session;
+- every failure becomes an answer in one place (`refuse` and `serve`), in JSON-RPC, with the caller's id;
+- sessions live here in their home worker; ids that name another worker are passed to it as they came;
+- a service outlives reloads: a new plan is taken over (`reconfigure`) and those who listen are told what changed.
+
+Source: reference section 2.2 (order), 2.4 (sessions).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import os
+import time
+from collections.abc import Coroutine, Iterator
+from typing import TYPE_CHECKING, Any, Protocol
+
+from agw._fast.call import Call
+from agw._fast.exchange import Context
+from agw._fast.policy import Choice
+from agw.mcp import errors, ladder, message, revisions
+from agw.mcp.farm import Farm
+from agw.mcp.headers import passing
+from agw.mcp.legacy import SESSION_HEADER, LegacyFront
+from agw.mcp.legacy_session import LegacySession, StatelessSession
+from agw.mcp.legacy_sse import SseFront
+from agw.mcp.listen import Listener, listen
+from agw.mcp.message import Message
+from agw.mcp.modern import ModernFront, ModernRequest
+from agw.mcp.origin_guard import Guard
+from agw.mcp.parking import Parking
+from agw.mcp.peer import Hello, SessionGone
+from agw.mcp.seal import KeyRing
+from agw.mcp.session import SessionState, UpstreamSession
+from agw.mcp.streams import Answer, Reporter
+from agw.mcp.view import View
+from agw.mcp.ways import Ways
+
+if TYPE_CHECKING:
+    from agw._fast.fetch import Fetch
+    from agw.mcp.transports.origin import Stream
+    from agw.runtime.endpoint import McpEndpoint
+
+log = logging.getLogger(__name__)
+
+
+class Journal(Protocol):
+    """Where session state outlives the worker."""
+
+    def put(self, uuid: bytes, state: bytes) -> bool: ...
+    def drop(self, uuid: bytes) -> None: ...
+
+KEEP_ALIVE_S = 15.0
+MAX_ENDED = 100_000
+MCP_REASON = 16
+"""`MCP` in the table of reasons (forward.pyx)."""
+
+
+class Host(Protocol):
+    """The worker, as its MCP services see it."""
+
+    context: Context
+    ring: KeyRing
+    instance: bytes
+    index: int
+    workers: int
+    started: float
+    binds: list[str]
+    recovered: dict[bytes, bytes]
+
+    @property
+    def journal(self) -> Journal: ...
+
+    def hop(self, call: Call, slot: int) -> Choice | None:
+        """The way to the worker in another slot; None when there is no such worker."""
+        ...
+
+
+class McpService:
+    """One backend. `endpoint` is its compiled plan; replaced by `reconfigure`."""
+
+    def __init__(self, endpoint: McpEndpoint, host: Host) -> None:
+        self.host = host
+        self.sessions: dict[bytes, LegacySession] = {}
+        self.answers: set[Reporter] = set()
+        self.listeners: set[Listener] = set()
+        self.tasks: set[asyncio.Task[Any]] = set()
+        self.legacy = LegacyFront(self)
+        self.modern = ModernFront(self)
+        self.sse = SseFront(self)
+        self._begun: Stream | None = None
+        self._ended: dict[bytes, None] = {}
+        self.replicas: dict[bytes, LegacySession] = {}
+        self.parking = Parking(host.ring, host.instance, host.index)
+        self.origin = f"{host.index}.{int(host.started * 1000):x}"
+        self._look_at(endpoint, None)
+
+    def _look_at(self, endpoint: McpEndpoint, previous: Farm | None) -> None:
+        self.endpoint = endpoint
+        self._guards = {
+            bind: Guard(endpoint.plan.guard, _is_loopback(bind), endpoint.plan.allowed_hosts, endpoint.plan.allowed_origins) for bind in self.host.binds
+        }
+        self.farm = Farm(endpoint, self.host, previous)
+        self.view = View(self, endpoint, self.farm)
+        self.virtual = {plan.name.encode(): View(self, endpoint, self.farm, plan, self.view) for plan in endpoint.plan.virtual_servers}
+        self.ways = Ways(self.view, any(guard.active for guard in self._guards.values()))
+
+    def reconfigure(self, endpoint: McpEndpoint) -> None:
+        """A new plan: targets that stay are kept with what is known of them, sessions go on, and everybody hears of it."""
+        before = self.farm
+        old = self.view
+        if endpoint.identity == self.endpoint.identity:
+            # The same backend in a new snapshot; its clusters are the same objects too.
+            self.endpoint = endpoint
+            self.ways.lend(endpoint)
+            return
+        self._look_at(endpoint, before)
+        names = {target.name: target for target in self.farm.targets}
+        for session in self.all_sessions():
+            virtual = session.view.virtual
+            view = self.view if virtual is None else self.virtual.get(virtual.name.encode())
+            if view is None:
+                self.spawn(self.end_session(session))
+                continue
+            session.view = view
+            for name in [name for name, peer in session.peers.items() if names.get(name) is not peer.target]:
+                self.spawn(session.drop_peer(name))
+        self.spawn(before.close())
+        self.spawn(old.catalogue.close())
+        for kind in ("tools", "prompts", "resources"):
+            self.announce(f"notifications/{kind}/list_changed")
+
+    # ------------------------------------------------------------------------------------------ calls
+
+    def handle(self, call: Call) -> None:
+        """One request from the data path. Answers or starts answering; never raises."""
+        try:
+            self._judge(call)
+        except errors.RpcError as error:
+            self.refuse(call, error)
+
+    def resume(self, call: Call, target: int, fetch: Fetch) -> None:
+        """One request whose answer has begun on the compiled path and is not one to relay."""
+        self._begun = self.farm.targets[target].adopt(fetch)
+        try:
+            self._judge(call)
+        except errors.RpcError as error:
+            self.refuse(call, error)
+        finally:
+            begun = self.take_begun()
+            if begun is not None:
+                begun.cancel()
+
+    def take_begun(self) -> Stream | None:
+        """The answer that has begun, once."""
+        begun, self._begun = self._begun, None
+        return begun
+
+    def _judge(self, call: Call) -> None:
+        hosts = call.values(b"host")
+        guard = self._guard(call)
+        refused = guard.check(hosts, call.values(b"origin"))
+        if refused:
+            raise errors.RpcError(
+                errors.INVALID_REQUEST, "Host or Origin is not allowed here", status=refused, reason="guard", always=True)
+        if guard.active:
+            self.ways.table.learn_host(hosts[0])
+        if call.path.endswith(b"/sse") and self.endpoint.plan.stateful and (call.method == "POST" or call.method == "GET"):
+            self._over_sse(call)
+            return
+        view = self._view(call)
+        if call.method == "POST":
+            self._post(call, view)
+            return
+        if call.method != "GET" and call.method != "DELETE":
+            self._not_allowed(call, b"Allow: GET, POST, DELETE\r\n")
+            return
+        versions = call.values(b"mcp-protocol-version")
+        if not self.endpoint.plan.stateful or any(version.decode("latin-1") in revisions.MODERN for version in versions):
+            self._not_allowed(call, b"Allow: POST\r\n")
+            return
+        if call.method == "GET":
+            if not ladder.accepts(call.values(b"accept"))[1]:
+                raise errors.RpcError(errors.INVALID_REQUEST, "Not Acceptable: GET answers with text/event-stream", status=406, always=True)
+            self.legacy.get(call, view)
+        else:
+            self.legacy.delete(call, view)
+
+    def _not_allowed(self, call: Call, allow: bytes) -> None:
+        refusal = errors.RpcError(errors.INVALID_REQUEST, "method not allowed here")
+        call.reply(405, b"application/json", _failure(None, refusal), allow, MCP_REASON)
+
+    def _over_sse(self, call: Call) -> None:
+        """2024-11-05: the path before `/sse` names the view."""
+        if call.method == "POST":
+            self.sse.post(call)
+        elif not ladder.accepts(call.values(b"accept"))[1]:
+            raise errors.RpcError(errors.INVALID_REQUEST, "Not Acceptable: GET answers with text/event-stream", status=406, always=True)
+        else:
+            name = call.path.split(b"/")[-2]
+            self.sse.get(call, self.virtual.get(name, self.view))
+
+    def _post(self, call: Call, view: View) -> None:
+        if not ladder.is_json(call.header(b"content-type")):
+            raise errors.RpcError(errors.INVALID_REQUEST, "Unsupported Media Type: Content-Type must be application/json", status=415, always=True)
+        json, events = ladder.accepts(call.values(b"accept"))
+        if not json and not events:
+            raise errors.RpcError(errors.INVALID_REQUEST, "Not Acceptable: the answer is application/json or text/event-stream", status=406, always=True)
+        if call.kind == "batch":
+            self.legacy.post(call, view, None, json, events)
+            return
+        method = None if call.rpc is None else message.text(b'"' + call.rpc + b'"')
+        kind = call.kind
+        assert kind == "request" or kind == "notification" or kind == "response"
+        note = Message(call.body, kind, call.ident, method, call.params)
+        verdict = ladder.judge(call.values, note, revisions.ALL, allow_unknown=view.takes_unknown)
+        if verdict.era == "modern":
+            self.modern.post(call, view, note, verdict, json, events)
+        else:
+            # Of two types that are equally welcome the one named first is preferred; sessions know streams, so they may choose.
+            self.legacy.post(call, view, note, json and not (events and ladder.prefers_events(call.values(b"accept"))), events)
+
+    def _guard(self, call: Call) -> Guard:
+        return self._guards[call.bind]
+
+    def _view(self, call: Call) -> View:
+        if self.virtual:
+            found = self.virtual.get(call.path.rpartition(b"/")[2])
+            if found is not None:
+                return found
+        return self.view
+
+    def refuse(self, call: Call, error: errors.RpcError) -> None:
+        """An answer instead of a handled request."""
+        status = error.status if error.always or call.kind != "request" else 200 if self._is_legacy(call) else error.status
+        call.reply(status, b"application/json", _failure(call.ident if call.kind == "request" else None, error), b"", MCP_REASON)
+
+    def _is_legacy(self, call: Call) -> bool:
+        return not any(version.decode("latin-1") in revisions.MODERN for version in call.values(b"mcp-protocol-version"))
+
+    def serve(self, call: Call, work: Coroutine[Any, Any, None], answer: Reporter, ident: bytes | None, *, legacy: bool) -> asyncio.Task[None]:
+        """Run the handling of one request to its end, whatever that is."""
+        task = asyncio.get_running_loop().create_task(self._served(call, work, answer, ident, legacy))
+        self.tasks.add(task)
+        self.answers.add(answer)
+        task.add_done_callback(self.tasks.discard)
+        task.add_done_callback(lambda _: self.answers.discard(answer))
+        return task
+
+    async def _served(self, call: Call, work: Coroutine[Any, Any, None], answer: Reporter, ident: bytes | None, legacy: bool) -> None:
+        try:
+            await work
+        except errors.RpcError as error:
+            status = error.status if error.always or not legacy else 200
+            answer.finish(_failure(ident, error), status)
+        except SessionGone:
+            # Only the session's home may open another one.
+            self._send_home(call, answer, ident)
+        except asyncio.CancelledError:
+            answer.drop()
+        except Exception as error:
+            log.exception("internal error in an MCP request", exc_info=error)
+            answer.finish(_failure(ident, errors.RpcError(errors.INTERNAL, "Internal error")), 200 if legacy else 500)
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Something nobody waits for; its failures are logged."""
+        task = asyncio.get_running_loop().create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self._spawned)
+        return task
+
+    def _spawned(self, task: asyncio.Task[Any]) -> None:
+        self.tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("internal error behind an MCP request", exc_info=task.exception())
+
+    # ------------------------------------------------------------------------------------------ what a call carries
+
+    def principal(self, call: Call) -> bytes:
+        """Who calls: what sessions, cursors and catalogues are bound to. Empty until a policy names a principal."""
+        return b""
+
+    def forwarded(self, call: Call) -> list[tuple[bytes, bytes]]:
+        """The caller's header fields that go to targets: trace context, and what the plan lists."""
+        return passing(call.headers, pipe=self.view.is_plain)
+
+    # ------------------------------------------------------------------------------------------ sessions
+
+    async def open_session(self, view: View, hello: Hello, call: Call) -> tuple[LegacySession | None, bytes]:
+        """A new session and its InitializeResult; no session when the backend is stateless."""
+        plan = self.endpoint.plan
+        if len(self.sessions) >= plan.max_sessions:
+            raise errors.RpcError(errors.INTERNAL, "the gateway has no room for another session", status=503, always=True, reason="sessions")
+        if not plan.stateful:
+            return None, await view.initialize(StatelessSession(view, hello, self.principal(call)))
+        now = int(time.time())
+        state = SessionState(
+            version=hello.version, capabilities=hello.capabilities, client_info=hello.client_info, backend=view.name, created=now,
+            expires=now + max(86_400, plan.session_ttl_ns // 1_000_000_000), uuid=os.urandom(16), instance=self.host.instance, slot=self.host.index)
+        session = LegacySession(view, hello, self.principal(call), state, b"")
+        try:
+            result = await view.initialize(session)
+        except BaseException:
+            await session.close()
+            raise
+        upstream = {
+            name: UpstreamSession((peer.sid or b"").decode("latin-1"), peer.version)
+            for name, peer in session.legacy_peers() if not peer.target.is_channel
+        }
+        session.state = SessionState(**{**_fields(state), "upstream": upstream})
+        session.token = session.state.pack(self.host.ring, session.principal)
+        self.sessions[session.token] = session
+        self.ways.open(session)
+        return session, result
+
+    async def open_channel(self, view: View, hello: Hello, principal: bytes) -> tuple[LegacySession, bytes]:
+        """A session that lives as long as its HTTP+SSE stream; its id goes to nobody."""
+        now = int(time.time())
+        state = SessionState(
+            version=hello.version, capabilities=hello.capabilities, client_info=hello.client_info, backend=view.name, created=now, expires=now,
+            uuid=os.urandom(16), instance=self.host.instance, slot=self.host.index)
+        session = LegacySession(view, hello, principal, state, b"")
+        try:
+            return session, await view.initialize(session)
+        except BaseException:
+            await session.close()
+            raise
+
+    def session_of(self, call: Call, view: View) -> LegacySession | None:
+        """The session a call belongs to; None when the call was passed on to the session's home.
+
+        Errors: RpcError, 400 without an id, 404 for an id that is no session of this caller here.
+        """
+        if not self.endpoint.plan.stateful:
+            return view.stateless_session(call, self.principal(call))
+        ids = call.values(SESSION_HEADER)
+        if len(ids) != 1:
+            raise errors.RpcError(errors.INVALID_REQUEST, "Bad Request: exactly one Mcp-Session-Id is needed", status=400, always=True)
+        return self.find_session(call, view, ids[0])
+
+    def find_session(self, call: Call, view: View, token: bytes) -> LegacySession | None:
+        """Like `session_of`, for an id from anywhere (the query of an HTTP+SSE client)."""
+        principal = self.principal(call)
+        found = self.sessions.get(token)
+        if found is not None:
+            if found.principal != principal or found.view is not view:
+                raise errors.unknown_session()
+            return found
+        state = SessionState.unpack(self.host.ring, token, principal, view.name, int(time.time()))
+        if state is None:
+            raise errors.unknown_session()
+        if state.instance == self.host.instance:
+            if state.slot != self.host.index and not call.hopped:
+                return self._away(call, view, token, state, principal)
+            if state.slot == self.host.index and (state.created > self.host.started or state.uuid in self._ended):
+                # It was opened in this very process and is not here any more: it was ended, or its time was over.
+                raise errors.unknown_session()
+        if state.capabilities is None or state.client_info is None or len(self.sessions) >= self.endpoint.plan.max_sessions:
+            raise errors.unknown_session()
+        hello = Hello(state.version, state.capabilities, state.client_info)
+        session = self.sessions[token] = LegacySession(view, hello, principal, state, token)
+        session.recall(self.host.recovered.pop(state.uuid, None))
+        self.ways.open(session)
+        return session
+
+    def _away(self, call: Call, view: View, token: bytes, state: SessionState, principal: bytes) -> LegacySession | None:
+        """A session whose home is another worker: what only its home can do goes there, calls go from here."""
+        way = self.host.hop(call, state.slot)
+        if self._begun is None and not (call.kind == "response" and (call.ident or b"").startswith(b'"agw-%d-' % self.host.index)):
+            if way is None:
+                raise errors.unknown_session()
+            if state.capabilities is not None and token not in self.replicas:
+                self._replica(view, token, state, principal)
+            call.pass_on(way, None)
+            return None
+        found = self.replicas.get(token)
+        if found is None:
+            raise errors.unknown_session()
+        return found
+
+    def _replica(self, view: View, token: bytes, state: SessionState, principal: bytes) -> None:
+        if len(self.replicas) >= self.endpoint.plan.max_sessions:
+            return
+        hello = Hello(state.version, state.capabilities or b"{}", state.client_info or b"{}")
+        replica = self.replicas[token] = LegacySession(view, hello, principal, state, token)
+        replica.is_replica = True
+        self.ways.open(replica)
+
+    def _send_home(self, call: Call, answer: Reporter, ident: bytes | None) -> None:
+        token = call.header(SESSION_HEADER) or b""
+        self.ways.close(token)
+        replica = self.replicas.pop(token, None)
+        way = None if replica is None else self.host.hop(call, replica.state.slot)
+        if way is None or call.started:
+            answer.finish(_failure(ident, errors.target_down("", "its session was lost")))
+        else:
+            answer.done = True
+            call.pass_on(way, None)
+
+    def remember(self, session: LegacySession) -> None:
+        """What a session has set must survive this worker."""
+        if session.token:
+            self.host.journal.put(session.state.uuid, session.memo())
+
+    async def listen(self, request: ModernRequest, note: Message, answer: Answer) -> None:
+        """`subscriptions/listen`, until the caller leaves."""
+        await listen(self, request, note, answer)
+
+    async def end_session(self, session: LegacySession) -> None:
+        """Forget a session and end what stands behind it."""
+        self.sessions.pop(session.token, None)
+        self.ways.close(session.token)
+        if session.state.created <= self.host.started:
+            # Times of ids are whole seconds, so the rule for ids of an earlier life does not cover the first one.
+            self._ended[session.state.uuid] = None
+            if len(self._ended) > MAX_ENDED:
+                del self._ended[next(iter(self._ended))]
+        self.host.journal.drop(session.state.uuid)
+        await session.close()
+
+    def all_sessions(self) -> Iterator[LegacySession]:
+        """Every session of this worker."""
+        yield from list(self.sessions.values())
+        yield from self.sse.sessions()
+
+    # ------------------------------------------------------------------------------------------ time, change, end
+
+    def sweep(self) -> None:
+        """Called every few seconds: keep streams alive, end what is idle for too long."""
+        now = time.monotonic()
+        ttl = self.endpoint.plan.session_ttl_ns / 1e9
+        self.sse.sweep()
+        for answer in list(self.answers):
+            if now - answer.since > KEEP_ALIVE_S:
+                answer.keep_alive()
+        for session in list(self.sessions.values()):
+            if session.standalone is not None and session.standalone.call is not None:
+                session.last_used = now
+                session.standalone.keep_alive()
+            elif now - max(session.last_used, self.ways.last_used(session.token)) > ttl and not session.flights:
+                self.spawn(self.end_session(session))
+        for token, replica in list(self.replicas.items()):
+            if now - max(replica.last_used, self.ways.last_used(token)) > ttl and not replica.flights:
+                del self.replicas[token]
+                self.ways.close(token)
+        self.spawn(self._sweep_shared(now))
+
+    async def _sweep_shared(self, now: float) -> None:
+        await self.parking.sweep(now)
+        await self.farm.sweep(now)
+
+    def announce(self, method: str) -> None:
+        """Lists changed: tell every session and every listener, once."""
+        note = message.notification(method, None)
+        for session in self.all_sessions():
+            session.tell(note)
+        for listener in list(self.listeners):
+            listener.changed(method)
+
+    async def close(self) -> None:
+        """The end of the worker or of the backend."""
+        await asyncio.gather(*(self.end_session(session) for session in self.all_sessions()), return_exceptions=True)
+        for task in list(self.tasks):
+            if task is not asyncio.current_task():
+                task.cancel()
+        await self.sse.close()
+        await self.parking.close()
+        await self.view.catalogue.close()
+        await self.farm.close()
+
+
+def _failure(ident: bytes | None, error: errors.RpcError) -> bytes:
+    return message.failure(ident, error.raw())
+
+
+def _fields(state: SessionState) -> dict[str, Any]:
+    return {name: getattr(state, name) for name in state.__struct_fields__}
+
+
+def _is_loopback(bind: str) -> bool:
+    """Is a bind key (`address:port`, `*:port`) a loopback address?"""
+    address = bind.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"
+
+
