@@ -21,7 +21,7 @@ from typing import Protocol, type_check_only
 from typing_extensions import disjoint_base
 
 from agw._fast.exchange import Context
-from agw._fast.pool import Client, Cluster
+from agw._fast.pool import Client, Cluster, Upstream
 
 @type_check_only
 class Sink(Protocol):

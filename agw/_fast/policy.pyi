@@ -14,6 +14,7 @@ from typing_extensions import disjoint_base
 
 from agw._fast.call import Call
 from agw._fast.calls import CallTable
+from agw._fast.fetch import Fetch
 from agw._fast.pool import Cluster
 from agw._fast.router import Router
 from agw.runtime.plan import HttpPlan
@@ -85,6 +86,9 @@ class Service(Protocol):
 
     def handle(self, call: Call) -> None:
         """Serve one request; must not raise."""
+
+    def resume(self, call: Call, target: int, fetch: Fetch) -> None:
+        """Serve one request whose answer from a target has begun."""
 
 @disjoint_base
 class Choice:

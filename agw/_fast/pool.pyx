@@ -168,7 +168,8 @@ cdef class Cluster:
         self.endpoint_text = (plan.unix_path or f"{plan.host}:{plan.port}").encode()
         self.target_text = plan.target.encode()
         self.connect_timeout = plan.connect_timeout_ns
-        self.response_timeout = plan.response_timeout_ns
+        # 0 is no limit: ten years.
+        self.response_timeout = plan.response_timeout_ns if plan.response_timeout_ns else 315360000000000000
         self.idle_timeout = plan.idle_timeout_ns
         self.lifetime = plan.lifetime_ns
         self.pending_timeout = plan.pending_timeout_ns

@@ -245,6 +245,8 @@ cdef class Reactor:
             rounds += 1
             n = epoll_wait(self.epfd, events, BATCH, 0)
             if n <= 0:
+                if self.later:
+                    self.run_deferred()
                 break
             self.read_clock()
             for i in range(n):

@@ -82,7 +82,7 @@ class OverModern:
         """Like `Peer.request`, answered as a legacy target would."""
         if method in ("resources/subscribe", "resources/unsubscribe"):
             return await self._subscribe(method, params)
-        again = params
+        params = again = requests.own_params(params)
         refreshed = False
         for number in range(rounds.MAX_ROUNDS):
             annotations = await self._annotations(method, again)

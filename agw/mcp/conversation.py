@@ -85,6 +85,7 @@ class Conversation(ABC):
             raise errors.RpcError(errors.INVALID_PARAMS, f"params.{key} must be a string", status=400)
         if rule.route == "tool":
             target, inner = await view.tool(self, name)
+            view.service.ways.learn_tool(name, target, inner)
         elif rule.route == "prompt":
             target, inner = await view.prompt(self, name)
         elif rule.route == "task":
@@ -99,7 +100,7 @@ class Conversation(ABC):
     async def _ask(self, target: Target, method: str, params: bytes | None, ident: bytes, sink: Sink | None, headers: Headers) -> bytes:
         peer = await self.peer(target)
         needed = CAPABILITY.get(method)
-        if needed is not None and needed not in peer.capabilities and not self.view.is_plain and not (needed == "completions" and peer.result.get("protocolVersion") is not None and message.text(peer.result["protocolVersion"]) == "2024-11-05"):
+        if needed is not None and needed not in peer.capabilities and not self.view.is_plain and not _may_anyway(needed, peer):
             raise errors.method_not_found(method)
         if sink is not None:
             sink.target = target
@@ -107,7 +108,12 @@ class Conversation(ABC):
             raw = await peer.request(method, params, ident, sink, headers=headers)
         except errors.TargetError as error:
             raise errors.TargetError(self.view.outward_error(target, error.raw()), status=error.status) from None
+        self.went(target, peer)
         return self.view.outward(target, method, raw)
+
+    @abstractmethod
+    def went(self, target: Target, peer: AnyPeer) -> None:
+        """A request was answered through `peer`."""
 
     async def _complete(self, method: str, parts: Members, ident: bytes, sink: Sink | None, headers: Headers) -> bytes:
         ref = message.members(parts.get("ref"))
@@ -154,3 +160,8 @@ CAPABILITY = {
     "completion/complete": "completions",
 }
 """The capability a target must have declared before a routed method is sent to it."""
+
+
+def _may_anyway(needed: str, peer: AnyPeer) -> bool:
+    """2024-11-05 has completions and no capability for them."""
+    return needed == "completions" and message.text(peer.result.get("protocolVersion")) == "2024-11-05"

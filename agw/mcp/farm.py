@@ -65,7 +65,7 @@ class Farm:
                 if previous is not None:
                     self._take_over(previous, old.name)
                 continue
-            target = Target(index, plan, endpoint.clusters[index], endpoint.labels[index])
+            target = Target(index, plan, endpoint.clusters[index], endpoint.labels[index], endpoint.schema_clusters[index])
             target.attach(host)
             self.targets.append(target)
 

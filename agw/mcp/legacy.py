@@ -80,6 +80,7 @@ class LegacyFront:
         if len(session.flights) >= MAX_IN_FLIGHT:
             raise errors.RpcError(errors.INTERNAL, "too many requests of this session are under way", status=503)
         flight = Flight(session, answer)
+        flight.begun = self.service.take_begun()
         headers = self.service.forwarded(call)
         done = answer_at_once(session, note)
         if done is not None:
@@ -87,7 +88,7 @@ class LegacyFront:
             return
         session.flights[ident] = flight
         flight.task = self._run(call, self._perform(session, note, flight, answer, headers), answer, ident)
-        flight.task.add_done_callback(lambda _: session.flights.pop(ident, None))
+        flight.task.add_done_callback(lambda _: session.landed(ident, flight))
 
     async def _perform(self, session: LegacySession, note: Message, flight: Flight, answer: Answer, headers: list[tuple[bytes, bytes]]) -> None:
         method, ident = note.method or "", note.ident or b"null"

@@ -20,19 +20,21 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
+import msgspec
 import orjson
 
 from agw.mcp import errors, message
 from agw.mcp.bridge import rounds
 from agw.mcp.conversation import AnyPeer, Conversation
 from agw.mcp.message import Message
-from agw.mcp.peer import Hello, LegacyPeer, VersionRefused
+from agw.mcp.peer import Hello, LegacyPeer, SessionGone, VersionRefused, drop_begun
 from agw.mcp.replay import Replay, ReplayStore
 from agw.mcp.revisions import LOG_LEVELS
-from agw.mcp.session import SessionState
+from agw.mcp.session import SessionState, UpstreamSession
 from agw.mcp.streams import Answer, EventStream
 from agw.mcp.target import Target
 from agw.mcp.transport import TransportError
+from agw.mcp.transports.origin import Stream
 
 if TYPE_CHECKING:
     from agw.mcp.view import View
@@ -46,15 +48,24 @@ MAX_IN_FLIGHT = 1024
 """Requests of the client under way, per session."""
 
 
+class Memo(msgspec.Struct, array_like=True, frozen=True):
+    """A session's state beyond its id: log level (raw), target by subscribed URI, upstream ids and versions."""
+
+    level: bytes | None
+    subscriptions: dict[str, str]
+    upstream: dict[str, tuple[str, str]]
+
+
 class Flight:
     """A request of the client under way."""
 
-    __slots__ = ("answer", "session", "target", "task")
+    __slots__ = ("answer", "begun", "session", "target", "task")
 
     def __init__(self, session: LegacySession, answer: Answer) -> None:
         self.session = session
         self.answer = answer
         self.target: Target | None = None
+        self.begun: Stream | None = None
         self.task: asyncio.Task[None] | None = None
 
     def notification(self, note: Message) -> None:
@@ -87,12 +98,14 @@ class LegacySession(Conversation):
         self.streams: dict[int, EventStream] = {}
         self.standalone: EventStream | None = None
         self.level: bytes | None = None
-        self.subscriptions: dict[str, Target] = {}
+        self.subscriptions: dict[str, str] = {}
+        """Target's name by its own URI."""
         self.last_used = time.monotonic()
         self.over = False
+        self.is_replica = False
         self._asked = 0
         self._opening: dict[str, asyncio.Lock] = {}
-        self._resumable = {name: upstream for name, upstream in state.upstream.items()}
+        self._resumable = dict(state.upstream)
 
     # ------------------------------------------------------------------------------------------ targets
 
@@ -116,12 +129,18 @@ class LegacySession(Conversation):
         if target.verdict("legacy") is not False:
             peer = LegacyPeer(target, self.hello)
             peer.on_stray = self._on_stray
+            peer.on_reopen = self._reopened
+            peer.may_reopen = not self.is_replica
             known = self._resumable.pop(target.name, None)
             if known is not None and not target.is_channel:
-                peer.resume(known.sid.encode() or None, known.version)
+                peer.resume(known.sid.encode("latin-1") or None, known.version)
+                peer.level = self.level
+                peer.subscriptions.update(orjson.dumps(uri) for uri, owner in self.subscriptions.items() if owner == target.name)
                 peer.capabilities = self.view.known_capabilities(target)
                 peer.result = {"capabilities": message.raw(peer.capabilities)}
                 return peer
+            if self.is_replica:
+                raise SessionGone
             try:
                 await peer.open()
             except VersionRefused:
@@ -143,8 +162,41 @@ class LegacySession(Conversation):
         if self.level is not None and "logging" in peer.capabilities:
             await self._tell(peer, "logging/setLevel", b'{"level":%b}' % self.level)
             peer.level = self.level
+        for uri, owner in self.subscriptions.items():
+            if owner == peer.target.name:
+                await self._tell(peer, "resources/subscribe", b'{"uri":%b}' % orjson.dumps(uri))
+                peer.subscriptions.add(orjson.dumps(uri))
         if self.standalone is not None:
             await peer.listen()
+
+    def went(self, target: Target, peer: AnyPeer) -> None:
+        if isinstance(peer, LegacyPeer) and not peer.shared:
+            self.view.service.ways.used_session(self, peer)
+
+    def _reopened(self, peer: LegacyPeer) -> None:
+        self.view.service.ways.lost(self, peer.target)
+        self.view.service.remember(self)
+
+    def landed(self, ident: bytes, flight: Flight) -> None:
+        """A request of the client is over."""
+        self.flights.pop(ident, None)
+        drop_begun(flight)
+
+    # ------------------------------------------------------------------------------------------ what survives
+
+    def memo(self) -> bytes:
+        """What was set in the session since the handshake, for whoever goes on with it."""
+        upstream = {name: ((peer.sid or b"").decode("latin-1"), peer.version) for name, peer in self.legacy_peers() if not peer.target.is_channel}
+        return msgspec.msgpack.encode(Memo(self.level, self.subscriptions, upstream))
+
+    def recall(self, raw: bytes | None) -> None:
+        """Go on where another worker left off."""
+        if raw is None:
+            return
+        memo = msgspec.msgpack.decode(raw, type=Memo)
+        self.level = memo.level
+        self.subscriptions = memo.subscriptions
+        self._resumable.update({name: UpstreamSession(sid, version) for name, (sid, version) in memo.upstream.items()})
 
     async def _tell(self, peer: AnyPeer, method: str, params: bytes) -> None:
         try:
@@ -219,7 +271,7 @@ class LegacySession(Conversation):
         if len(self.pending) >= MAX_PENDING or not self._can(ask.method or ""):
             self._answer(peer, message.failure(ask.ident, orjson.dumps({"code": errors.METHOD_NOT_FOUND, "message": "the client does not offer this"})))
             return
-        ident = b"%d" % self._next()
+        ident = self._new_ident()
         self.pending[ident] = (peer, ask.ident or b"null")
         params = self.view.outward_ask(peer.target, ask)
         send(message.request(ident, ask.method or "", params))
@@ -229,13 +281,17 @@ class LegacySession(Conversation):
 
         Returns the id it was asked under. Errors: RpcError when too many wait or the client's version has no such request.
         """
-        ident = b"%d" % self._next()
+        ident = self._new_ident()
         if len(self.pending) >= MAX_PENDING:
             raise errors.RpcError(errors.INTERNAL, "too many requests wait for the client's answer", status=503)
         text = rounds.legacy_request(ident, question, self.hello.version, secrets.token_urlsafe(16))
         self.pending[ident] = lambda raw: None if answer.done() else answer.set_result(raw)
         send(text)
         return ident
+
+    def _new_ident(self) -> bytes:
+        # It names this worker, because the answer may arrive at any.
+        return b'"agw-%d-%d"' % (self.view.service.host.index, self._next())
 
     def answered(self, raw: bytes, ident: bytes) -> None:
         """The client's answer to a request of a target. Unknown ids are dropped: nobody waits."""
@@ -290,12 +346,12 @@ class LegacySession(Conversation):
         self.level = bytes(level or b"")
 
         async def tell(peer: AnyPeer) -> None:
-            if isinstance(peer, LegacyPeer):
-                if "logging" in peer.capabilities:
-                    peer.level = self.level
-                    await self._tell(peer, "logging/setLevel", b'{"level":%b}' % (self.level or b'"info"'))
+            if isinstance(peer, LegacyPeer) and "logging" in peer.capabilities:
+                peer.level = self.level
+                await self._tell(peer, "logging/setLevel", b'{"level":%b}' % (self.level or b'"info"'))
 
         await self.for_each(tell)
+        self.view.service.remember(self)
         return b"{}"
 
     async def subscribe(self, method: str, params: bytes | None, ident: bytes, flight: Flight) -> bytes:
@@ -304,11 +360,16 @@ class LegacySession(Conversation):
         uri = message.text(message.members(params).get("uri")) or ""
         target, inner = await self.view.resource(self, uri)
         peer = self.peers.get(target.name)
+        if method == "resources/subscribe":
+            self.subscriptions[inner] = target.name
+        else:
+            self.subscriptions.pop(inner, None)
         if isinstance(peer, LegacyPeer):
             if method == "resources/subscribe":
                 peer.subscriptions.add(orjson.dumps(inner))
             else:
                 peer.subscriptions.discard(orjson.dumps(inner))
+        self.view.service.remember(self)
         return result
 
     async def cancelled(self, params: bytes | None) -> None:
@@ -316,9 +377,12 @@ class LegacySession(Conversation):
         parts = message.members(params)
         wanted = parts.get("requestId")
         flight = self.flights.get(bytes(wanted)) if wanted is not None else None
-        if flight is None or wanted is None:
+        if wanted is None:
             return
         reason = parts.get("reason")
+        if flight is None:
+            await self._cancel_relayed(bytes(wanted), reason)
+            return
         for peer in self.peers.values():
             inner = getattr(peer, "flights", {})
             for upstream in list(inner.values()):
@@ -327,6 +391,16 @@ class LegacySession(Conversation):
         flight.answer.drop()
         if flight.task is not None:
             flight.task.cancel()
+
+    async def _cancel_relayed(self, wanted: bytes, reason: msgspec.Raw | None) -> None:
+        """A request the compiled path carries: there ids are the client's own. Another worker may have it: then any target may."""
+        service = self.view.service
+        index = service.ways.flights(self.token).get(wanted)
+        if index is None and service.host.workers == 1:
+            return
+        for _, peer in self.legacy_peers():
+            if index is None or peer.target.index == index:
+                await peer.cancel(wanted, bytes(reason) if reason is not None else None)
 
     async def notified(self, note: Message) -> None:
         """A notification of the client."""

@@ -31,6 +31,7 @@ from agw.mcp.peer import Hello, LegacyPeer
 from agw.mcp.streams import Answer
 from agw.mcp.target import Target
 from agw.mcp.transport import TransportError
+from agw.mcp.transports.origin import Stream
 
 if TYPE_CHECKING:
     from agw.mcp.modern import ModernRequest
@@ -55,6 +56,7 @@ class Upstream:
         self.hello = hello
         self.wanted = wanted
         self.target: Target | None = peer.target
+        self.begun: Stream | None = None
         self._hear = hear
         self._missed = missed
 

@@ -19,10 +19,11 @@ from agw.mcp import errors, message, revisions
 from agw.mcp.conversation import AnyPeer, Conversation
 from agw.mcp.ladder import Verdict
 from agw.mcp.message import Members, Message
-from agw.mcp.modern_peer import NotModern
-from agw.mcp.peer import Hello, LegacyPeer
+from agw.mcp.modern_peer import ModernPeer, NotModern
+from agw.mcp.peer import Hello, LegacyPeer, drop_begun
 from agw.mcp.streams import Answer
 from agw.mcp.target import Target
+from agw.mcp.transports.origin import Stream
 
 if TYPE_CHECKING:
     from agw.mcp.service import McpService
@@ -44,6 +45,7 @@ class ModernRequest(Conversation):
         level = meta.get(revisions.META_LOG_LEVEL)
         self.level = None if level is None else bytes(level)
         self.target: Target | None = None
+        self.begun: Stream | None = None
 
     async def peer(self, target: Target) -> AnyPeer:
         """The target in the modern era; a legacy-only target through the bridge."""
@@ -56,6 +58,10 @@ class ModernRequest(Conversation):
             else:
                 return peer
         return await self.view.bridged(self, target)
+
+    def went(self, target: Target, peer: AnyPeer) -> None:
+        if isinstance(peer, ModernPeer):
+            self.view.service.ways.used_modern(target)
 
     # the sink
 
@@ -92,12 +98,14 @@ class ModernFront:
         answer = Answer(call, json=json, events=events)
         meta = verdict.meta or {}
         request = ModernRequest(view, meta, verdict.version, self.service.principal(call), answer)
+        request.begun = self.service.take_begun()
         task = self.service.serve(call, self._perform(request, call, note, answer), answer, note.ident, legacy=False)
         call.on_close = task.cancel
+        task.add_done_callback(lambda _: drop_begun(request))
 
     def _belongs_elsewhere(self, call: Call, note: Message) -> bool:
         """A retry whose call is parked in another worker goes there as it came."""
-        if note.params is None or b"requestState" not in note.params or call.header(b"agw-hop") is not None:
+        if note.params is None or b"requestState" not in note.params or call.hopped:
             return False
         state = message.text(message.members(note.params).get("requestState"))
         slot = None if state is None else self.service.parking.home(state, self.service.principal(call))

@@ -23,9 +23,10 @@ from agw.mcp import errors, message, revisions
 from agw.mcp.bridge.requests import Envelope, with_envelope
 from agw.mcp.message import Members, Message, MessageError
 from agw.mcp.param_headers import encode_value
-from agw.mcp.peer import Flight, Hello, Sink, is_stream, outcome
+from agw.mcp.peer import Flight, Hello, Sink, is_stream, outcome, take_begun
 from agw.mcp.target import Target, header_lines
 from agw.mcp.transport import Headers, TransportError
+from agw.mcp.transports.http import HttpTransport
 
 log = logging.getLogger(__name__)
 
@@ -96,8 +97,12 @@ class ModernPeer:
         on_message = (lambda raw: self._related(flight, raw)) if sink is not None else None
         done = False
         try:
-            reply = await self.transport.request(
-                message.request(flight.ident, method, params), flight.ident, headers=lines, on_message=on_message, timeout_s=wait)
+            begun = take_begun(sink)
+            text = message.request(flight.ident, method, params)
+            if begun is not None and isinstance(self.transport, HttpTransport):
+                reply = await self.transport.request(text, flight.ident, headers=lines, on_message=on_message, timeout_s=wait, begun=begun)
+            else:
+                reply = await self.transport.request(text, flight.ident, headers=lines, on_message=on_message, timeout_s=wait)
             done = True
         except TransportError as error:
             done = error.kind != "timeout"

@@ -29,6 +29,7 @@ from agw.mcp.peer import LegacyPeer, Sink
 from agw.mcp.seal import KeyRing
 from agw.mcp.target import Target
 from agw.mcp.transport import Headers
+from agw.mcp.transports.origin import Stream
 
 if TYPE_CHECKING:
     from agw.mcp.farm import Farm, Pooled
@@ -53,6 +54,7 @@ class ParkingSink:
     def __init__(self, parked: Parked) -> None:
         self.parked = parked
         self.target: Target | None = None
+        self.begun: Stream | None = None
         self.listener: Sink | None = None
 
     def notification(self, note: Message) -> None:

@@ -26,7 +26,9 @@ import orjson
 from agw.mcp import errors, message, revisions
 from agw.mcp.message import Members, Message, MessageError
 from agw.mcp.target import Target, header_lines
-from agw.mcp.transport import Headers, Reply, TransportError
+from agw.mcp.transport import Headers, OnMessage, Reply, TransportError
+from agw.mcp.transports.http import HttpTransport
+from agw.mcp.transports.origin import Stream
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +45,8 @@ class Sink(Protocol):
     """Where messages go that belong to a request in flight. `target` is set when the request is routed."""
 
     target: Target | None
+    begun: Stream | None
+    """An answer of the target that is on its way already; taken by the first attempt."""
 
     def notification(self, note: Message) -> None: ...
     def server_request(self, peer: LegacyPeer, ask: Message) -> None: ...
@@ -85,6 +89,7 @@ class LegacyPeer:
         self.on_stray: Callable[[LegacyPeer, Message], None] = lambda peer, note: None
         self.on_reopen: Callable[[LegacyPeer], None] = lambda peer: None
         self.is_open = False
+        self.may_reopen = True
         self.listening = False
         self.flights: dict[bytes, Flight] = {}
         self._ids = itertools.count(1)
@@ -204,17 +209,27 @@ class LegacyPeer:
             await self.open()
             had = self.sid
             try:
-                reply = await self.transport.request(
-                    text, flight.ident, headers=self._headers(more=headers), on_message=on_message, on_gap=on_gap, timeout_s=wait)
+                reply = await self._attempt(text, flight, self._headers(more=headers), on_message, on_gap, wait)
             except TransportError as error:
                 if attempt == 2 or not self._session_lost(error.status, had, error):
                     raise
             else:
                 if attempt == 2 or not self._session_lost(reply.status, had, None):
                     return reply
+            if not self.may_reopen:
+                raise SessionGone
             if self.sid == had:
                 await self._reopen()
         raise AssertionError("two attempts")
+
+    async def _attempt(
+        self, text: bytes, flight: Flight, headers: Headers, on_message: OnMessage | None, on_gap: Callable[[int | None], None] | None, wait: float
+    ) -> Reply:
+        begun = take_begun(flight.sink)
+        if begun is not None and isinstance(self.transport, HttpTransport):
+            return await self.transport.request(
+                text, flight.ident, headers=headers, on_message=on_message, on_gap=on_gap, timeout_s=wait, begun=begun)
+        return await self.transport.request(text, flight.ident, headers=headers, on_message=on_message, on_gap=on_gap, timeout_s=wait)
 
     def _session_lost(self, status: int, had: bytes | None, error: TransportError | None) -> bool:
         """Was the request refused, unprocessed, because the session is gone? Only then may it be sent again."""
@@ -339,12 +354,31 @@ class LegacyPeer:
         log.info("a target's channel ended", extra={"target": self.target.name, "reason": reason})
 
 
+class SessionGone(Exception):
+    """The target forgot the session, and whoever may open another one is elsewhere."""
+
+
 class VersionRefused(Exception):
     """The target refused the legacy handshake in a way that says it is modern. `raw_error` is its error."""
 
     def __init__(self, raw_error: bytes) -> None:
         super().__init__("the target does not speak this era")
         self.raw_error = raw_error
+
+
+def take_begun(sink: Sink | None) -> Stream | None:
+    """The answer that is on its way already, once."""
+    if sink is None or sink.begun is None:
+        return None
+    begun, sink.begun = sink.begun, None
+    return begun
+
+
+def drop_begun(sink: Sink) -> None:
+    """Give up an answer nobody took."""
+    begun = take_begun(sink)
+    if begun is not None:
+        begun.cancel()
 
 
 def is_stream(reply: Reply) -> bool:

@@ -24,6 +24,7 @@ from agw._fast.exchange import Context
 from agw._fast.policy import Choice
 from agw.mcp import errors, ladder, message, revisions
 from agw.mcp.farm import Farm
+from agw.mcp.headers import passing
 from agw.mcp.legacy import SESSION_HEADER, LegacyFront
 from agw.mcp.legacy_session import LegacySession, StatelessSession
 from agw.mcp.listen import Listener, listen
@@ -31,22 +32,31 @@ from agw.mcp.message import Message
 from agw.mcp.modern import ModernFront, ModernRequest
 from agw.mcp.origin_guard import Guard
 from agw.mcp.parking import Parking
-from agw.mcp.peer import Hello
+from agw.mcp.peer import Hello, SessionGone
 from agw.mcp.seal import KeyRing
 from agw.mcp.session import SessionState, UpstreamSession
 from agw.mcp.streams import Answer
 from agw.mcp.view import View
+from agw.mcp.ways import Ways
 
 if TYPE_CHECKING:
+    from agw._fast.fetch import Fetch
+    from agw.mcp.transports.origin import Stream
     from agw.runtime.endpoint import McpEndpoint
 
 log = logging.getLogger(__name__)
 
+
+class Journal(Protocol):
+    """Where session state outlives the worker."""
+
+    def put(self, uuid: bytes, state: bytes) -> bool: ...
+    def drop(self, uuid: bytes) -> None: ...
+
 KEEP_ALIVE_S = 15.0
+MAX_ENDED = 100_000
 MCP_REASON = 16
 """`MCP` in the table of reasons (forward.pyx)."""
-
-TRACE_HEADERS = frozenset({b"traceparent", b"tracestate", b"baggage"})
 
 
 class Host(Protocol):
@@ -56,7 +66,13 @@ class Host(Protocol):
     ring: KeyRing
     instance: bytes
     index: int
+    workers: int
     started: float
+    binds: list[str]
+    recovered: dict[bytes, bytes]
+
+    @property
+    def journal(self) -> Journal: ...
 
     def hop(self, call: Call, slot: int) -> Choice | None:
         """The way to the worker in another slot; None when there is no such worker."""
@@ -74,22 +90,32 @@ class McpService:
         self.tasks: set[asyncio.Task[Any]] = set()
         self.legacy = LegacyFront(self)
         self.modern = ModernFront(self)
-        self._guards: dict[str, Guard] = {}
+        self._begun: Stream | None = None
+        self._ended: dict[bytes, None] = {}
+        self.replicas: dict[bytes, LegacySession] = {}
         self.parking = Parking(host.ring, host.instance, host.index)
         self.origin = f"{host.index}.{int(host.started * 1000):x}"
         self._look_at(endpoint, None)
 
     def _look_at(self, endpoint: McpEndpoint, previous: Farm | None) -> None:
         self.endpoint = endpoint
+        self._guards = {
+            bind: Guard(endpoint.plan.guard, _is_loopback(bind), endpoint.plan.allowed_hosts, endpoint.plan.allowed_origins) for bind in self.host.binds
+        }
         self.farm = Farm(endpoint, self.host, previous)
         self.view = View(self, endpoint, self.farm)
         self.virtual = {plan.name.encode(): View(self, endpoint, self.farm, plan, self.view) for plan in endpoint.plan.virtual_servers}
-        self._guards.clear()
+        self.ways = Ways(self.view, any(guard.active for guard in self._guards.values()))
 
     def reconfigure(self, endpoint: McpEndpoint) -> None:
         """A new plan: targets that stay are kept with what is known of them, sessions go on, and everybody hears of it."""
         before = self.farm
         old = self.view
+        if endpoint.identity == self.endpoint.identity:
+            # The same backend in a new snapshot; its clusters are the same objects too.
+            self.endpoint = endpoint
+            self.ways.lend(endpoint)
+            return
         self._look_at(endpoint, before)
         names = {target.name: target for target in self.farm.targets}
         for session in self.all_sessions():
@@ -115,11 +141,32 @@ class McpService:
         except errors.RpcError as error:
             self.refuse(call, error)
 
+    def resume(self, call: Call, target: int, fetch: Fetch) -> None:
+        """One request whose answer has begun on the compiled path and is not one to relay."""
+        self._begun = self.farm.targets[target].adopt(fetch)
+        try:
+            self._judge(call)
+        except errors.RpcError as error:
+            self.refuse(call, error)
+        finally:
+            begun = self.take_begun()
+            if begun is not None:
+                begun.cancel()
+
+    def take_begun(self) -> Stream | None:
+        """The answer that has begun, once."""
+        begun, self._begun = self._begun, None
+        return begun
+
     def _judge(self, call: Call) -> None:
-        refused = self._guard(call).check(call.values(b"host"), call.values(b"origin"))
+        hosts = call.values(b"host")
+        guard = self._guard(call)
+        refused = guard.check(hosts, call.values(b"origin"))
         if refused:
             raise errors.RpcError(
                 errors.INVALID_REQUEST, "Host or Origin is not allowed here", status=refused, reason="guard", always=True)
+        if guard.active:
+            self.ways.table.learn_host(hosts[0])
         view = self._view(call)
         if call.method == "POST":
             self._post(call, view)
@@ -159,11 +206,7 @@ class McpService:
             self.legacy.post(call, view, note, json and not (events and ladder.prefers_events(call.values(b"accept"))), events)
 
     def _guard(self, call: Call) -> Guard:
-        found = self._guards.get(call.bind)
-        if found is None:
-            plan = self.endpoint.plan
-            found = self._guards[call.bind] = Guard(plan.guard, _is_loopback(call.bind), plan.allowed_hosts, plan.allowed_origins)
-        return found
+        return self._guards[call.bind]
 
     def _view(self, call: Call) -> View:
         if self.virtual:
@@ -182,19 +225,22 @@ class McpService:
 
     def serve(self, call: Call, work: Coroutine[Any, Any, None], answer: Answer, ident: bytes | None, *, legacy: bool) -> asyncio.Task[None]:
         """Run the handling of one request to its end, whatever that is."""
-        task = asyncio.get_running_loop().create_task(self._served(work, answer, ident, legacy))
+        task = asyncio.get_running_loop().create_task(self._served(call, work, answer, ident, legacy))
         self.tasks.add(task)
         self.answers.add(answer)
         task.add_done_callback(self.tasks.discard)
         task.add_done_callback(lambda _: self.answers.discard(answer))
         return task
 
-    async def _served(self, work: Coroutine[Any, Any, None], answer: Answer, ident: bytes | None, legacy: bool) -> None:
+    async def _served(self, call: Call, work: Coroutine[Any, Any, None], answer: Answer, ident: bytes | None, legacy: bool) -> None:
         try:
             await work
         except errors.RpcError as error:
             status = error.status if error.always or not legacy else 200
             answer.finish(_failure(ident, error), status)
+        except SessionGone:
+            # Only the session's home may open another one.
+            self._send_home(call, answer, ident)
         except asyncio.CancelledError:
             answer.drop()
         except Exception as error:
@@ -221,8 +267,7 @@ class McpService:
 
     def forwarded(self, call: Call) -> list[tuple[bytes, bytes]]:
         """The caller's header fields that go to targets: trace context, and what the plan lists."""
-        wanted = self.endpoint.forward_headers
-        return [(name, value) for name, value in call.headers if name in TRACE_HEADERS or name in wanted]
+        return passing(call.headers, pipe=self.view.is_plain)
 
     # ------------------------------------------------------------------------------------------ sessions
 
@@ -250,6 +295,7 @@ class McpService:
         session.state = SessionState(**{**_fields(state), "upstream": upstream})
         session.token = session.state.pack(self.host.ring, session.principal)
         self.sessions[session.token] = session
+        self.ways.open(session)
         return session, result
 
     def session_of(self, call: Call, view: View) -> LegacySession | None:
@@ -276,19 +322,57 @@ class McpService:
         if state is None:
             raise errors.unknown_session()
         if state.instance == self.host.instance:
-            if state.slot != self.host.index and call.header(b"agw-hop") is None:
-                way = self.host.hop(call, state.slot)
-                if way is not None:
-                    call.pass_on(way, None)
-                    return None
-            if state.slot == self.host.index and state.created >= int(self.host.started):
+            if state.slot != self.host.index and not call.hopped:
+                return self._away(call, view, token, state, principal)
+            if state.slot == self.host.index and (state.created > self.host.started or state.uuid in self._ended):
                 # It was opened in this very process and is not here any more: it was ended, or its time was over.
                 raise errors.unknown_session()
         if state.capabilities is None or state.client_info is None or len(self.sessions) >= self.endpoint.plan.max_sessions:
             raise errors.unknown_session()
         hello = Hello(state.version, state.capabilities, state.client_info)
         session = self.sessions[token] = LegacySession(view, hello, principal, state, token)
+        session.recall(self.host.recovered.pop(state.uuid, None))
+        self.ways.open(session)
         return session
+
+    def _away(self, call: Call, view: View, token: bytes, state: SessionState, principal: bytes) -> LegacySession | None:
+        """A session whose home is another worker: what only its home can do goes there, calls go from here."""
+        way = self.host.hop(call, state.slot)
+        if self._begun is None and not (call.kind == "response" and (call.ident or b"").startswith(b'"agw-%d-' % self.host.index)):
+            if way is None:
+                raise errors.unknown_session()
+            if state.capabilities is not None and token not in self.replicas:
+                self._replica(view, token, state, principal)
+            call.pass_on(way, None)
+            return None
+        found = self.replicas.get(token)
+        if found is None:
+            raise errors.unknown_session()
+        return found
+
+    def _replica(self, view: View, token: bytes, state: SessionState, principal: bytes) -> None:
+        if len(self.replicas) >= self.endpoint.plan.max_sessions:
+            return
+        hello = Hello(state.version, state.capabilities or b"{}", state.client_info or b"{}")
+        replica = self.replicas[token] = LegacySession(view, hello, principal, state, token)
+        replica.is_replica = True
+        self.ways.open(replica)
+
+    def _send_home(self, call: Call, answer: Answer, ident: bytes | None) -> None:
+        token = call.header(SESSION_HEADER) or b""
+        self.ways.close(token)
+        replica = self.replicas.pop(token, None)
+        way = None if replica is None else self.host.hop(call, replica.state.slot)
+        if way is None or call.started:
+            answer.finish(_failure(ident, errors.target_down("", "its session was lost")))
+        else:
+            answer.done = True
+            call.pass_on(way, None)
+
+    def remember(self, session: LegacySession) -> None:
+        """What a session has set must survive this worker."""
+        if session.token:
+            self.host.journal.put(session.state.uuid, session.memo())
 
     async def listen(self, request: ModernRequest, note: Message, answer: Answer) -> None:
         """`subscriptions/listen`, until the caller leaves."""
@@ -297,6 +381,13 @@ class McpService:
     async def end_session(self, session: LegacySession) -> None:
         """Forget a session and end what stands behind it."""
         self.sessions.pop(session.token, None)
+        self.ways.close(session.token)
+        if session.state.created <= self.host.started:
+            # Times of ids are whole seconds, so the rule for ids of an earlier life does not cover the first one.
+            self._ended[session.state.uuid] = None
+            if len(self._ended) > MAX_ENDED:
+                del self._ended[next(iter(self._ended))]
+        self.host.journal.drop(session.state.uuid)
         await session.close()
 
     def all_sessions(self) -> Iterator[LegacySession]:
@@ -316,8 +407,12 @@ class McpService:
             if session.standalone is not None and session.standalone.call is not None:
                 session.last_used = now
                 session.standalone.keep_alive()
-            elif now - session.last_used > ttl and not session.flights:
+            elif now - max(session.last_used, self.ways.last_used(session.token)) > ttl and not session.flights:
                 self.spawn(self.end_session(session))
+        for token, replica in list(self.replicas.items()):
+            if now - max(replica.last_used, self.ways.last_used(token)) > ttl and not replica.flights:
+                del self.replicas[token]
+                self.ways.close(token)
         self.spawn(self._sweep_shared(now))
 
     async def _sweep_shared(self, now: float) -> None:

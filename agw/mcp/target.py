@@ -15,13 +15,14 @@ from collections.abc import Callable
 from typing import Protocol
 
 from agw._fast.exchange import Context
+from agw._fast.fetch import Fetch
 from agw._fast.pool import Cluster
 from agw.mcp import errors
 from agw.mcp.revisions import Era
 from agw.mcp.transport import Transport, TransportError
 from agw.mcp.transports.http import HttpTransport
 from agw.mcp.transports.openapi import OpenApiTransport
-from agw.mcp.transports.origin import Origin
+from agw.mcp.transports.origin import Origin, Stream
 from agw.mcp.transports.stdio import ChildLimit, StdioTransport
 from agw.runtime.plan import HeaderOps, McpTargetPlan
 
@@ -40,12 +41,13 @@ class Host(Protocol):
 class Target:
     """One server. `label` is its number in the counters."""
 
-    def __init__(self, index: int, plan: McpTargetPlan, cluster: Cluster | None, label: int) -> None:
+    def __init__(self, index: int, plan: McpTargetPlan, cluster: Cluster | None, label: int, schema_cluster: Cluster | None = None) -> None:
         self.index = index
         self.plan = plan
         self.name = plan.name
         self.cluster = cluster
         self.label = label
+        self.schema_cluster = schema_cluster
         self.speaks: dict[Era, bool] = {}
         self.healthy = True
         self._learned_at = 0.0
@@ -84,7 +86,8 @@ class Target:
         else:
             assert plan.openapi is not None
             api = plan.openapi
-            self._make = lambda: OpenApiTransport(plan.name, api, origin)
+            schema_origin = None if self.schema_cluster is None else Origin(host.context, self.schema_cluster)
+            self._make = lambda: OpenApiTransport(plan.name, api, origin, schema_origin=schema_origin)
 
     def transport(self) -> Transport:
         """A transport for a new conversation. An OpenAPI service has one for all."""
@@ -92,8 +95,14 @@ class Target:
         if self.plan.kind == "openapi":
             if self._shared is None:
                 self._shared = self._make()
-            return self._shared
+            assert isinstance(self._shared, OpenApiTransport)
+            return self._shared.another()
         return self._make()
+
+    def adopt(self, fetch: Fetch) -> Stream:
+        """An answer of this target that has begun on the compiled path."""
+        assert self._origin is not None
+        return self._origin.adopt(fetch, timeout_s=self.timeout_s("tools/call"))
 
     def timeout_s(self, method: str) -> float:
         """The silence allowed before the answer to `method`."""

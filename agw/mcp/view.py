@@ -65,6 +65,7 @@ class View:
     def __init__(self, service: McpService, endpoint: McpEndpoint, farm: Farm, virtual: VirtualServerPlan | None = None, whole: View | None = None) -> None:
         plan = endpoint.plan
         self.service = service
+        self.endpoint = endpoint
         self.plan = plan
         self.farm = farm
         self.targets = farm.targets
@@ -121,7 +122,7 @@ class View:
 
     async def _parts(self, conversation: Conversation) -> list[merge.Part]:
         """What every target says of itself; a target that fails is left out or fails the whole, as configured."""
-        used = self.targets if self.picked is None else [self.targets[index] for index in sorted({index for index, _ in self.picked._picked})]
+        used = self.targets if self.picked is None else [self.targets[index] for index in sorted(self.picked.targets)]
 
         async def one(target: Target) -> merge.Part:
             async with asyncio.timeout(self.farm.start_s(target)):
@@ -189,6 +190,8 @@ class View:
         return await peer.fetch(method, params, conversation.hello)
 
     def _on_change(self, kind: KindName) -> None:
+        if kind == "tools":
+            self.service.ways.forget_tools()
         self.service.announce(f"notifications/{'resources' if kind == 'templates' else kind}/list_changed")
 
     def _on_event(self, word: str, target: int, count: int) -> None:

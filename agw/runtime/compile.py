@@ -133,10 +133,12 @@ def direct(plan: DirectResponsePlan | None) -> tuple[int, bytes, bytes] | None:
 
 def service_choice(ref: BackendRef, endpoint: McpEndpoint) -> Choice:
     """A weighted choice whose requests the backend's service answers."""
-    return Choice(
+    choice = Choice(
         None, ref.weight, request_edits=None, response_edits=None, host=None, host_mode=0, host_part=None, path=None, path_prefix=None, redirect=None,
         response_timeout_ns=0, service=endpoint,
     )
+    endpoint.choices.append(choice)
+    return choice
 
 
 def choice(ref: BackendRef, cluster_plan: ClusterPlan, cluster: Cluster, policies: PolicyPlan) -> Choice:
@@ -201,9 +203,10 @@ def mcp_endpoint(plan: Plan, index: int, clusters: list[Cluster], labels: LabelI
     """An MCP backend with its clusters and counter labels."""
     mcp = plan.mcp[index]
     own = [clusters[target.cluster] if target.cluster >= 0 else None for target in mcp.targets]
+    schemas = [clusters[target.openapi.url_cluster] if target.openapi is not None and target.openapi.url_cluster >= 0 else None for target in mcp.targets]
     identity = msgspec.msgpack.encode((mcp, [plan.clusters[target.cluster] if target.cluster >= 0 else None for target in mcp.targets]))
     return McpEndpoint(
-        mcp, own, labels.backend((mcp.name, "mcp", "")), [labels.backend((mcp.name, "mcp", target.name)) for target in mcp.targets], identity)
+        mcp, own, labels.backend((mcp.name, "mcp", "")), [labels.backend((mcp.name, "mcp", target.name)) for target in mcp.targets], identity, schemas)
 
 
 def compile_route(

@@ -8,32 +8,56 @@ Rules:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from agw._fast.pool import Cluster
 from agw.runtime.plan import McpPlan
 
 if TYPE_CHECKING:
     from agw._fast.call import Call
-    from agw.mcp.service import McpService
+    from agw._fast.fetch import Fetch
+    from agw._fast.policy import Choice
+
+
+class Service(Protocol):
+    """What serves an endpoint's requests."""
+
+    def handle(self, call: Call) -> None:
+        """One request from the data path; never raises."""
+        ...
+
+    def resume(self, call: Call, target: int, fetch: Fetch) -> None:
+        """One request whose answer from a target has begun."""
+        ...
 
 
 class McpEndpoint:
     """One MCP backend. `clusters` and `labels` are by target; `label` is the backend's own number in the counters."""
 
-    __slots__ = ("clusters", "forward_headers", "identity", "label", "labels", "plan", "service")
+    __slots__ = ("choices", "clusters", "forward_headers", "identity", "label", "labels", "plan", "schema_clusters", "service")
 
-    def __init__(self, plan: McpPlan, clusters: list[Cluster | None], label: int, labels: list[int], identity: bytes) -> None:
+    def __init__(
+        self, plan: McpPlan, clusters: list[Cluster | None], label: int, labels: list[int], identity: bytes,
+        schema_clusters: list[Cluster | None],
+    ) -> None:
         self.plan = plan
         self.clusters = clusters
         self.label = label
         self.labels = labels
         self.identity = identity
+        self.schema_clusters = schema_clusters
         self.forward_headers = frozenset(name.encode() for target in plan.targets for name in target.forward_headers)
-        self.service: McpService | None = None
+        self.choices: list[Choice] = []
+        self.service: Service | None = None
 
     def handle(self, call: Call) -> None:
         """What the data path calls."""
         if self.service is None:
             raise RuntimeError("an endpoint without a service")
         self.service.handle(call)
+
+    def resume(self, call: Call, target: int, fetch: Fetch) -> None:
+        """What the data path calls when an answer that has begun is not one to relay."""
+        if self.service is None:
+            raise RuntimeError("an endpoint without a service")
+        self.service.resume(call, target, fetch)

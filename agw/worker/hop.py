@@ -74,7 +74,9 @@ class Hops:
 
     def cluster(self, key: BindKey, slot: int) -> Cluster:
         """The connections to the worker in `slot`, for requests of our own. Errors: as `choice`."""
-        return self.choice(key, slot).cluster
+        found = self.choice(key, slot).cluster
+        assert found is not None
+        return found
 
     # ------------------------------------------------------------------------------------------- for the worker
 
@@ -92,12 +94,14 @@ class Hops:
         for key, acceptor in self._acceptors.items():
             acceptor.switch(binds[key])
         for place in [p for p in self._choices if p[0] not in binds]:
-            self._choices.pop(place).cluster.retire()
+            cluster = self._choices.pop(place).cluster
+            if cluster is not None:
+                cluster.retire()
 
     def tick(self) -> None:
         """What depends on time: waiting requests, sockets paused for want of descriptors."""
         for choice in self._choices.values():
-            if choice.cluster.waiting_count():
+            if choice.cluster is not None and choice.cluster.waiting_count():
                 choice.cluster.expire_waiters()
         for acceptor in self._acceptors.values():
             if acceptor.paused:

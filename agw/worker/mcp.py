@@ -15,6 +15,9 @@ from agw._fast.policy import Choice
 from agw.mcp.seal import KeyRing
 from agw.mcp.service import McpService
 from agw.runtime.endpoint import McpEndpoint
+from agw.runtime.snapshot import BindKey
+from agw.worker.hop import Hops
+from agw.worker.journal import Journal
 
 log = logging.getLogger(__name__)
 
@@ -24,18 +27,27 @@ SWEEP_S = 5.0
 class McpHost:
     """Services by backend name. Implements `agw.mcp.service.Host`."""
 
-    def __init__(self, context: Context, index: int, keys: list[bytes], instance: bytes) -> None:
+    def __init__(self, context: Context, index: int, workers: int, instance: bytes, hops: Hops, journal: Journal) -> None:
         self.context = context
         self.index = index
-        self.ring = KeyRing(keys)
+        self.workers = workers
         self.instance = instance
+        self.ring = KeyRing([bytes(32)])
+        self.journal = journal
+        self.recovered = journal.load()
         self.started = time.time()
         self.services: dict[str, McpService] = {}
+        self.binds: list[str] = []
+        self._hops = hops
+        self._keys: dict[str, BindKey] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._swept = time.monotonic()
 
-    def adopt(self, endpoints: list[McpEndpoint]) -> None:
+    def adopt(self, endpoints: list[McpEndpoint], keys: list[bytes], binds: list[BindKey]) -> None:
         """A new snapshot: services follow their newest endpoint, those without one end."""
+        self.ring = KeyRing(keys)
+        self._keys = {str(key): key for key in binds}
+        self.binds = list(self._keys)
         seen = set()
         for endpoint in endpoints:
             name = endpoint.plan.name
@@ -43,7 +55,7 @@ class McpHost:
             service = self.services.get(name)
             if service is None:
                 service = self.services[name] = McpService(endpoint, self)
-            elif service.endpoint.identity != endpoint.identity:
+            else:
                 service.reconfigure(endpoint)
             endpoint.service = service
         for name in [name for name in self.services if name not in seen]:
@@ -52,8 +64,11 @@ class McpHost:
             task.add_done_callback(self._closing.discard)
 
     def hop(self, call: Call, slot: int) -> Choice | None:
-        """The way to the worker in another slot."""
-        return None
+        """The way to the worker in another slot; None for one that does not exist, or is this one."""
+        key = self._keys.get(call.bind)
+        if key is None or slot == self.index or not 0 <= slot < self.workers:
+            return None
+        return self._hops.choice(key, slot)
 
     def tick(self) -> None:
         """Called by the worker's tick."""

@@ -60,6 +60,7 @@ class Worker:
         hops: dict[BindKey, int], lent: frozenset[BindKey], journal: int, channel: Channel, parent: int,
     ) -> None:
         self.index = index
+        self.workers = len(arena.slots_in_use)
         self.siblings = [slot for i, slot in enumerate(arena.slots_in_use) if i != index]
         self.lent = lent
         self.parent = parent
@@ -295,7 +296,7 @@ class Worker:
             from agw.worker.mcp import McpHost
 
             process = snapshot.plan.process
-            self.mcp = McpHost(self.context, self.index, bytes.fromhex(process.instance), self.hops, self.journal)
+            self.mcp = McpHost(self.context, self.index, self.workers, bytes.fromhex(process.instance), self.hops, self.journal)
         self.mcp.adopt(snapshot.endpoints, [bytes.fromhex(key) for key in snapshot.plan.process.session_keys], list(snapshot.binds))
 
     def _keep_fresh(self) -> None:

@@ -181,4 +181,4 @@ def _request_target(url: str) -> bytes | None:
     if not url:
         return None
     parts = urlsplit(url)
-    return ((parts.path or "/") + (f"?{parts.query}" if parts.query else "")).encode()
+    return ("/" + parts.path.lstrip("/") + (f"?{parts.query}" if parts.query else "")).encode()

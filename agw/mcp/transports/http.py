@@ -65,7 +65,10 @@ class HttpTransport:
         self, message: bytes, ident: bytes, *, headers: Headers = (), on_message: OnMessage | None = None,
         on_gap: Callable[[int | None], None] | None = None, timeout_s: float = 60.0, begun: Stream | None = None,
     ) -> Reply:
-        """See Transport.request. `begun`: the answer is on its way already. `Reply.headers` are those of the POST's answer, also when the response came on a later GET."""
+        """See Transport.request. `begun`: the answer is on its way already.
+
+        `Reply.headers` are those of the POST's answer, also when the response came on a later GET.
+        """
         ident = ident.strip()
         tell = self.on_stray if on_message is None else on_message
         stream = begun or await self._post(message, headers, timeout_s)

@@ -50,7 +50,7 @@ class OpenApiTransport:
         self, name: str, plan: OpenApiPlan, origin: Fetcher, *, schema_origin: Fetcher | None = None, max_bytes: int = MAX_ANSWER_BYTES,
         source: SchemaSource | None = None,
     ) -> None:
-        if schema_origin is None and plan.url.startswith("/") and not plan.url.startswith("//"):
+        if schema_origin is None and "://" not in plan.url and not plan.url.startswith("//"):
             schema_origin = origin
         self.name = name
         self.source = source or SchemaSource(name, plan, schema_origin)

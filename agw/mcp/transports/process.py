@@ -289,7 +289,7 @@ class Child:
     # ----------------------------------------------------------------------------------------------------------- end
 
     def stop(self) -> asyncio.Task[None]:
-        """End it in good order; done when it is reaped, after three grace times at most. The first call decides."""
+        """End it in good order; done when it is reaped, after two grace times and `KILL_WAIT_S` at most."""
         if self._stopping is None:
             self.lost = True
             self._stopping = self._loop.create_task(self._stop())

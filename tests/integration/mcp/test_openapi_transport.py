@@ -279,9 +279,10 @@ def test_a_document_that_cannot_be_used(service: Service) -> None:
 
 def test_a_document_with_a_url_nobody_fetches(service: Service) -> None:
     async def work() -> None:
-        with pytest.raises(TransportError) as caught:
-            await Kit(service, OpenApiPlan(url="https://elsewhere.test/openapi.json")).ask("tools/list")
-        assert (caught.value.kind, caught.value.sent) == ("connect", False)
+        for url in ("https://elsewhere.test/openapi.json", "//elsewhere.test/openapi.json"):
+            with pytest.raises(TransportError) as caught:
+                await Kit(service, OpenApiPlan(url=url)).ask("tools/list")
+            assert (caught.value.kind, caught.value.sent) == ("connect", False)
         assert service.seen == []
 
     run(work)
@@ -292,7 +293,7 @@ def test_a_document_from_the_service_itself_in_yaml(service: Service) -> None:
     service.answers["/openapi.yaml"] = (200, {"content-type": "application/yaml"}, text)
 
     async def work() -> None:
-        kit = Kit(service, OpenApiPlan(url="/openapi.yaml?v=1"))
+        kit = Kit(service, OpenApiPlan(url="openapi.yaml?v=1"))
         first, second = await asyncio.gather(kit.ask("tools/list"), kit.ask("initialize"))
         assert [tool["name"] for tool in first["result"]["tools"]] == ["a"]
         assert second["result"]["capabilities"] == {"tools": {"listChanged": True}}

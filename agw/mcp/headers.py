@@ -1,0 +1,57 @@
+"""Which header fields of a caller reach a target: one list, for both ways a request may go there.
+
+Rules:
+- what frames the message, belongs to the connection, or is the gateway's own to say never passes;
+- what proves who the caller is to the gateway (Authorization, Cookie) is not a target's business, unless the backend is one
+  target behind an open gateway: then the gateway is a pipe and the caller's credentials are meant for the target;
+- everything else passes as it came, in its order.
+
+Source: RFC 9110 section 7.6.1; MCP 2026-07-28, "Security Best Practices" (token passthrough); reference section 2.8, trap 21.
+"""
+
+from __future__ import annotations
+
+from agw._fast.policy import Choice, HeaderEdits, header_line
+from agw.mcp.target import Target, header_lines
+from agw.mcp.transport import Headers
+
+OWN = (
+    "host", "content-length", "content-type", "content-encoding", "transfer-encoding", "connection", "keep-alive", "proxy-connection", "te", "trailer",
+    "upgrade", "expect", "http2-settings", "proxy-authorization", "accept", "accept-encoding", "origin", "referer", "forwarded", "last-event-id",
+    "mcp-session-id", "mcp-protocol-version", "mcp-method", "mcp-name", "agw-hop", "agw-peer", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto",
+)
+CREDENTIALS = ("authorization", "cookie")
+
+_own = frozenset(name.encode() for name in OWN)
+_credentials = frozenset(name.encode() for name in CREDENTIALS)
+
+# On the compiled path the body, its framing and its media types stay as they are, and the version was compared.
+_RELAY = ("mcp-session-id", "mcp-name", "origin", "referer", "accept-encoding", "last-event-id", "cookie")
+_legacy_piped = HeaderEdits(_RELAY, [], [])
+_legacy = HeaderEdits((*_RELAY, "authorization"), [], [])
+_answer = HeaderEdits(("mcp-session-id",), [], [])
+
+
+def passing(headers: list[tuple[bytes, bytes]], *, pipe: bool) -> list[tuple[bytes, bytes]]:
+    """The caller's fields that go to a target. `pipe`: credentials too."""
+    return [
+        (name, value)
+        for name, value in headers
+        if name not in _own and not name.startswith(b"mcp-param-") and (pipe or name not in _credentials)
+    ]
+
+
+def relay_choice(target: Target, more: Headers, *, pipe: bool) -> Choice:
+    """A request goes to `target` on the compiled path, with these fields more."""
+    assert target.cluster is not None
+    plan = target.cluster.plan
+    fields = [*header_lines(target.plan.headers), *more]
+    lines = b"".join(header_line(name.decode("latin-1"), value.decode("latin-1")) for name, value in fields)
+    edits = _legacy_piped if pipe else _legacy
+    if target.plan.headers is not None:
+        removed = [*target.plan.headers.remove, *(name for name, _ in target.plan.headers.set)]
+        edits = HeaderEdits([*(_RELAY if pipe else (*_RELAY, "authorization")), *removed], [], [])
+    return Choice(
+        target.cluster, 1, request_edits=edits.derived(lines), response_edits=_answer, host=plan.authority.encode() or b"localhost", host_mode=0,
+        host_part=None, path=plan.path.encode() or b"/", path_prefix=None, redirect=None,
+        response_timeout_ns=target.plan.method_timeouts.get("tools/call", target.plan.timeout_ns), target=target.index)
