@@ -188,7 +188,9 @@ class LegacyFront:
         session = self.service.session_of(call, view)
         if session is None:
             return
-        self.service.spawn(self.service.end_session(session))
+        # Before the answer: the client's next request may be here sooner than the task.
+        self.service.forget_session(session)
+        self.service.spawn(session.close())
         call.reply(200, None, b"")
 
 

@@ -413,6 +413,11 @@ class McpService:
 
     async def end_session(self, session: LegacySession) -> None:
         """Forget a session and end what stands behind it."""
+        self.forget_session(session)
+        await session.close()
+
+    def forget_session(self, session: LegacySession) -> None:
+        """From now on its id is unknown."""
         self.sessions.pop(session.token, None)
         self.ways.close(session.token)
         if session.state.created <= self.host.started:
@@ -421,7 +426,6 @@ class McpService:
             if len(self._ended) > MAX_ENDED:
                 del self._ended[next(iter(self._ended))]
         self.host.journal.drop(session.state.uuid)
-        await session.close()
 
     def all_sessions(self) -> Iterator[LegacySession]:
         """Every session of this worker."""
