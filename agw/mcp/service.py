@@ -286,8 +286,8 @@ class McpService:
         return b""
 
     def forwarded(self, call: Call) -> list[tuple[bytes, bytes]]:
-        """The caller's header fields that go to targets: trace context, and what the plan lists."""
-        return passing(call.headers, pipe=self.view.is_plain)
+        """The caller's header fields that may go to targets."""
+        return passing(call.headers)
 
     # ------------------------------------------------------------------------------------------ sessions
 
