@@ -87,6 +87,7 @@ class LegacyFront:
             answer.finish(message.result(ident, done))
             return
         session.flights[ident] = flight
+        answer.on_end = lambda: session.landed(ident, flight)
         flight.task = self._run(call, self._perform(session, note, flight, answer, headers), answer, ident)
         flight.task.add_done_callback(lambda _: session.landed(ident, flight))
 
