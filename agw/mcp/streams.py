@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from agw._fast.call import Call
 from agw.mcp.message import one_line
@@ -89,6 +90,21 @@ class EventStream:
 
     def _lost(self) -> None:
         self.call = None
+
+
+class Reporter(Protocol):
+    """Where what there is to say about one request is reported."""
+
+    call: Call
+    done: bool
+    since: float
+
+    def begin(self, retry_ms: int | None = None) -> EventStream | None: ...
+    def send(self, raw: bytes) -> None: ...
+    def part(self, retry_ms: int | None) -> None: ...
+    def finish(self, raw: bytes, status: int = 200, lines: bytes = b"") -> None: ...
+    def drop(self) -> None: ...
+    def keep_alive(self) -> None: ...
 
 
 class Answer:
