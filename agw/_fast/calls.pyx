@@ -71,6 +71,19 @@ cdef inline bint says(const char* p, size_t n, const char* key, size_t size, con
     return at + m <= end and memcmp(at, then, m) == 0
 
 
+cdef inline bint is_plain_id(const char* p, uint32_t n) noexcept nogil:
+    # Does every JSON library give this id back in these octets? (agw.mcp.peer.is_plain_id)
+    cdef uint32_t i
+    if p[0] != b'"':
+        return n <= 15
+    if n > 64:
+        return False
+    for i in range(1, n - 1):
+        if p[i] == b"\\" or <unsigned char> p[i] >= 0x80:
+            return False
+    return True
+
+
 cdef Choice find_way(CallTable table, const Head* h, const char* buf, const Envelope* e, const char* body, size_t n, int rpc,
                      Way* way, list found):
     # The choice for a request, or None. `found` gets the session, when there is one.
@@ -87,7 +100,8 @@ cdef Choice find_way(CallTable table, const Head* h, const char* buf, const Enve
     way.name = NULL
     way.target = 0
     way.modern = 0
-    if e.kind != KIND_REQUEST or e.escaped or h.has_query or h.framing != FRAMING_LENGTH or e.id.len > 64:
+    if e.kind != KIND_REQUEST or e.escaped or h.has_query or h.framing != FRAMING_LENGTH \
+            or not is_plain_id(body + e.id.off, e.id.len):
         return None
     if rpc != RPC_CALL and not (table.plain and (rpc == RPC_LIST or rpc == RPC_PROMPT or rpc == RPC_READ)):
         return None

@@ -189,8 +189,9 @@ class LegacySession(Conversation):
         self.view.service.remember(self)
 
     def landed(self, ident: bytes, flight: Flight) -> None:
-        """A request of the client is over."""
-        self.flights.pop(ident, None)
+        """A request of the client is over. Its id may be under way anew by now."""
+        if self.flights.get(ident) is flight:
+            del self.flights[ident]
         drop_begun(flight)
 
     # ------------------------------------------------------------------------------------------ what survives

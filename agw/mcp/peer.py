@@ -259,6 +259,8 @@ class LegacyPeer:
         if "progressToken" in meta:
             token = bytes(meta["progressToken"])
         if not self.shared:
+            if not is_plain_id(ident) and (sink is None or sink.begun is None):
+                ident = b'"agw-id-%d"' % next(self._ids)
             return Flight(ident, method, sink, token, token), params
         number = next(self._ids)
         own = b"%d" % number
@@ -403,6 +405,13 @@ def drop_begun(sink: Sink) -> None:
     begun = take_begun(sink)
     if begun is not None:
         begun.cancel()
+
+
+def is_plain_id(ident: bytes) -> bool:
+    """Does every JSON library give this id back in these octets? Not with escapes or non-ASCII, nor beyond 2**53 - 1."""
+    if ident[:1] == b'"':
+        return ident.isascii() and b"\\" not in ident
+    return len(ident) <= 15
 
 
 def is_stream(reply: Reply) -> bool:
