@@ -23,7 +23,7 @@ from typing import Any
 
 import mcp_types as types
 import tools
-from mcp.server.lowlevel import Server
+from mcp.server.lowlevel import NotificationOptions, Server
 from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
 from mcp.server.streamable_http import EventCallback, EventMessage, EventStore
 from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
@@ -216,12 +216,21 @@ class Handlers:
         return types.EmptyResult()
 
 
+class Fixture(Server[Any]):
+    """Says in the legacy era, too, that its lists change."""
+
+    def create_initialization_options(self, notification_options: NotificationOptions | None = None, *more: Any, **named: Any) -> Any:
+        """What `initialize` is answered with."""
+        changes = notification_options or NotificationOptions(prompts_changed=True, resources_changed=True, tools_changed=True)
+        return super().create_initialization_options(changes, *more, **named)
+
+
 def make(page_size: int | None, share: Share) -> Server[Any]:
     """The server, ready to be run on a transport."""
     handlers = Handlers(page_size, share)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MCPDeprecationWarning)
-        server: Server[Any] = Server(
+        server = Fixture(
             NAME,
             version="1.0.0",
             title="agw interoperability fixture",
