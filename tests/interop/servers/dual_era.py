@@ -249,6 +249,7 @@ def make(page_size: int | None, share: Share) -> Server[Any]:
             on_completion=handlers.complete,
             on_set_logging_level=handlers.set_level,
         )
+    server.middleware.append(handlers.tools.remember)
     server.middleware.append(RequestStateBoundary(RequestStateSecurity.ephemeral(), default_audience=NAME))
     return server
 

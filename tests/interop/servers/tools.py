@@ -216,7 +216,6 @@ class Tools:
         """Run a tool by name. Errors: MCPError for an unknown one."""
         if params.name not in self._names:
             raise MCPError(types.INVALID_PARAMS, f"Unknown tool: {params.name}")
-        self._remember(ctx)
         missing = [name for name in SCHEMAS[params.name].get("required", ()) if name not in (params.arguments or {})]
         try:
             if missing and params.name != "test_x_mcp_header":
@@ -231,23 +230,24 @@ class Tools:
         content = result if isinstance(result, list) else [_text(result) if isinstance(result, str) else result]
         return types.CallToolResult(content=content)
 
-    def _remember(self, ctx: Any) -> None:
-        if not is_modern(ctx):
+    async def remember(self, ctx: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
+        """Middleware: who is to be told of changes. A session has its id from `notifications/initialized` on."""
+        if ctx.method != "initialize" and not is_modern(ctx):
             self._sessions[session_of(ctx)] = ctx.session
+        return await call_next(ctx)
 
     def subscribe(self, ctx: Any, uri: str) -> None:
         """A legacy session wants to know when a resource changes."""
-        self._remember(ctx)
         self.subscriptions.add((session_of(ctx), uri))
 
     async def _changed(self, event: Any, notify: str) -> None:
         """Tell everybody: who listens (modern), and every session (legacy). Sessions that are gone are none of our business."""
         await self._bus.publish(event)
-        for session in list(self._sessions.values()):
+        for name, session in list(self._sessions.items()):
             try:
                 await getattr(session, notify)()
             except Exception:
-                continue
+                del self._sessions[name]
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
