@@ -106,7 +106,7 @@ class LegacyFront:
         return self.service.serve(call, work, answer, ident, legacy=True)
 
     async def _initialize(self, view: View, note: Message, call: Call, answer: Answer) -> None:
-        session, result = await self.service.open_session(view, hello_of(note), call)
+        session, result = await self.service.sessions.open(view, hello_of(note), self.service.principal(call))
         ident = note.ident or b"null"
         lines = b"" if session is None else b"Mcp-Session-Id: " + session.token + b"\r\n"
         answer.finish(message.result(ident, result), lines=lines)
@@ -190,7 +190,7 @@ class LegacyFront:
         if session is None:
             return
         # Before the answer: the client's next request may be here sooner than the task.
-        self.service.forget_session(session)
+        self.service.sessions.forget(session)
         self.service.spawn(session.close())
         call.reply(200, None, b"")
 

@@ -201,6 +201,19 @@ class LegacySession(Conversation):
         upstream = {name: ((peer.sid or b"").decode("latin-1"), peer.version) for name, peer in self.legacy_peers() if not peer.target.is_channel}
         return msgspec.msgpack.encode(Memo(self.level, self.subscriptions, upstream))
 
+    def may_sleep(self) -> bool:
+        """Can everything it is be told from its id and its memo?"""
+        if self.flights or self.pending or self.standalone is not None or (self.memory is not None and self.memory.events):
+            return False
+        if self.state.home_only or self.state.partial:
+            return False
+        return all(isinstance(peer, LegacyPeer) and not peer.target.is_channel and not peer.flights for peer in self.peers.values())
+
+    def rest(self) -> None:
+        """Let go of everything but the upstream sessions themselves."""
+        self.over = True
+        self.peers.clear()
+
     def recall(self, raw: bytes | None) -> None:
         """Go on where another worker left off."""
         if raw is None:
