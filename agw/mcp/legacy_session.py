@@ -433,7 +433,7 @@ class LegacySession(Conversation):
     async def _cancel_relayed(self, wanted: bytes, reason: msgspec.Raw | None) -> None:
         """A request the compiled path carries: there ids are the client's own. Another worker may have it: then any target may."""
         service = self.view.service
-        index = service.ways.flights(self.token).get(wanted)
+        index = service.ways.give_up(self.token, wanted)
         if index is None and service.host.workers == 1:
             return
         for _, peer in self.legacy_peers():
