@@ -75,7 +75,7 @@ class LegacyFront:
 
     def _request(self, call: Call, session: LegacySession, note: Message, answer: Answer) -> None:
         ident = note.ident or b"null"
-        if ident in session.flights:
+        if ident in session.flights or ident in self.service.ways.flights(session.token):
             raise errors.RpcError(errors.INVALID_REQUEST, "a request with this id is under way", status=400)
         if len(session.flights) >= MAX_IN_FLIGHT:
             raise errors.RpcError(errors.INTERNAL, "too many requests of this session are under way", status=503)
@@ -87,6 +87,7 @@ class LegacyFront:
             answer.finish(message.result(ident, done))
             return
         session.flights[ident] = flight
+        answer.on_end = lambda: session.landed(ident, flight)
         flight.task = self._run(call, self.perform(session, note, flight, answer, headers), answer, ident)
         flight.task.add_done_callback(lambda _: session.landed(ident, flight))
 
@@ -188,7 +189,9 @@ class LegacyFront:
         session = self.service.session_of(call, view)
         if session is None:
             return
-        self.service.spawn(self.service.end_session(session))
+        # Before the answer: the client's next request may be here sooner than the task.
+        self.service.forget_session(session)
+        self.service.spawn(session.close())
         call.reply(200, None, b"")
 
 

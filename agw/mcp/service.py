@@ -127,6 +127,7 @@ class McpService:
                 self.spawn(self.end_session(session))
                 continue
             session.view = view
+            self.ways.open(session)
             for name in [name for name, peer in session.peers.items() if names.get(name) is not peer.target]:
                 self.spawn(session.drop_peer(name))
         self.spawn(before.close())
@@ -285,8 +286,8 @@ class McpService:
         return b""
 
     def forwarded(self, call: Call) -> list[tuple[bytes, bytes]]:
-        """The caller's header fields that go to targets: trace context, and what the plan lists."""
-        return passing(call.headers, pipe=self.view.is_plain)
+        """The caller's header fields that may go to targets."""
+        return passing(call.headers)
 
     # ------------------------------------------------------------------------------------------ sessions
 
@@ -311,7 +312,7 @@ class McpService:
             name: UpstreamSession((peer.sid or b"").decode("latin-1"), peer.version)
             for name, peer in session.legacy_peers() if not peer.target.is_channel
         }
-        session.state = SessionState(**{**_fields(state), "upstream": upstream})
+        session.state = SessionState(**{**_fields(state), "version": session.hello.version, "upstream": upstream})
         session.token = session.state.pack(self.host.ring, session.principal)
         self.sessions[session.token] = session
         self.ways.open(session)
@@ -412,6 +413,11 @@ class McpService:
 
     async def end_session(self, session: LegacySession) -> None:
         """Forget a session and end what stands behind it."""
+        self.forget_session(session)
+        await session.close()
+
+    def forget_session(self, session: LegacySession) -> None:
+        """From now on its id is unknown."""
         self.sessions.pop(session.token, None)
         self.ways.close(session.token)
         if session.state.created <= self.host.started:
@@ -420,7 +426,6 @@ class McpService:
             if len(self._ended) > MAX_ENDED:
                 del self._ended[next(iter(self._ended))]
         self.host.journal.drop(session.state.uuid)
-        await session.close()
 
     def all_sessions(self) -> Iterator[LegacySession]:
         """Every session of this worker."""
@@ -460,6 +465,15 @@ class McpService:
             session.tell(note)
         for listener in list(self.listeners):
             listener.changed(method)
+
+    def drain(self) -> None:
+        """The worker is about to leave: streams that could stay open for ever end now, so that clients come back elsewhere."""
+        for session in list(self.sessions.values()):
+            if session.standalone is not None:
+                session.standalone.part(None)
+        for listener in list(self.listeners):
+            listener.leave()
+        self.spawn(self.sse.close())
 
     async def close(self) -> None:
         """The end of the worker or of the backend."""

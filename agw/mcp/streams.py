@@ -119,6 +119,8 @@ class Answer:
         self._open_stream = open_stream
         self.done = False
         self.since = time.monotonic()
+        self.on_end: Callable[[], object] | None = None
+        """Called right before the last thing is said: who hears it may reuse the request's id at once."""
 
     def begin(self, retry_ms: int | None = None) -> EventStream | None:
         """Make it an event stream, if the caller takes one."""
@@ -146,6 +148,8 @@ class Answer:
         if self.done:
             return
         self.done = True
+        if self.on_end is not None:
+            self.on_end()
         if self.stream is not None:
             self.stream.send(raw)
             self.stream.close()

@@ -261,8 +261,9 @@ class McpServer:
         self.loop.call_soon_threadsafe(self.gate.set)
 
     def reset(self) -> None:
-        """As new: no behaviours, no records."""
+        """As new: no behaviours, no records, no sessions."""
         self.own.clear()
+        self.forget()
         self.take = None
         self.seen.clear()
         self.given_up.clear()

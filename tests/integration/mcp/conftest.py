@@ -68,7 +68,7 @@ def configuration(*routes: dict[str, Any], **blocks: Any) -> dict[str, Any]:
     }
 
 
-WORKERS = 1
+WORKERS = 2
 TOOLS = ["echo", "whoami", "hang", "wait", "die", "half", "garbage", "not_rpc", "wrong_id", "big", "progress", "logs", "ask", "endless"]
 
 
