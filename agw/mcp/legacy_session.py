@@ -160,6 +160,7 @@ class LegacySession(Conversation):
             try:
                 await peer.open()
             except VersionRefused:
+                target.learn("legacy", False)
                 await peer.close()
             except TransportError as error:
                 await peer.close()

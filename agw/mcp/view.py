@@ -275,8 +275,13 @@ class View:
         return ask.params if self.is_plain else rewrite.server_request(ask.method or "", ask.params, self._maps[target.index])
 
     async def check_param_headers(self, request: ModernRequest, note: Message, call: Call) -> None:
-        """`Mcp-Param-*` against the arguments, where we know what the tool wants mirrored. A single target checks itself."""
-        if note.method != "tools/call" or self.is_plain:
+        """`Mcp-Param-*` against the arguments, where we know what the tool wants mirrored.
+
+        A single target that gets the headers itself, modern and on HTTP, checks them itself.
+        """
+        if note.method != "tools/call":
+            return
+        if self.is_plain and self.targets[0].plan.kind == "http" and await self.is_modern(self.targets[0]):
             return
         parts = message.members(note.params)
         name = message.text(parts.get("name"))
