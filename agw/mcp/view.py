@@ -71,7 +71,8 @@ class View:
         self.farm = farm
         self.targets = farm.targets
         self.fail_open = plan.fail_open
-        self.name = plan.name if virtual is None else f"{plan.name}/{virtual.name}"
+        place = plan.place or plan.name
+        self.name = place if virtual is None else f"{place}/{virtual.name}"
         names = [target.name for target in self.targets]
         self.naming = Naming(names, plan.prefix_mode, plan.separator)
         self.uris = Uris(names, self.naming.prefixed)
