@@ -466,7 +466,7 @@ cdef class Exchange(Client):
         if found:
             self.session = <CallSession> found[0]
             self.session.used_ns = self.ctx.reactor.now
-            self.session.flights[body[e.id.off:e.id.off + e.id.len]] = way.target
+            self.session.flights[body[e.id.off:e.id.off + e.id.len]] = self
         self.kept_head = h.size - h.start
         buf_append(&self.kept, buf + h.start, self.kept_head)
         buf_append(&self.kept, body, n)
@@ -519,6 +519,14 @@ cdef class Exchange(Client):
             if self.call is not None:
                 return self.fail(E_INTERNAL, NULL, 0, 0)
         return 0
+
+    def give_up(self):
+        # The client cancelled this request: it says nothing further, if it has not begun to. Returns the target it was at.
+        cdef int target = <int> self.choice.target
+        if not self.head_sent:
+            self.drop_upstream()
+            self.reply(200, b"text/event-stream", b"", None, 0)
+        return target
 
     def end_flight(self):
         # The request is no longer under way in the data path.
@@ -757,6 +765,16 @@ cdef class Exchange(Client):
             at += h.size
             left -= h.size
             head_reset(h)
+        if self.served is not None and h.status == 200 and h.framing == FRAMING_LENGTH and not h.flags & F_EVENT_STREAM \
+                and <int64_t> (left - h.size) < h.content_length <= MAX_REPLAY:
+            # What it answers is judged when it is whole. A small answer is worth the wait.
+            if self.rhead == NULL:
+                self.rhead = self.ctx.detach_head(h)
+                buf_append(&self.rbuf, at, left)
+            elif at != self.rbuf.p + self.rbuf.off:
+                buf_consume(&self.rbuf, <size_t> (at - (self.rbuf.p + self.rbuf.off)))
+            head_reset(self.rhead)
+            return 0
         return self.respond(h, at, at + h.size, left - h.size)
 
     cdef bint relayable(self, const Head* h, const char* buf, const char* rest, size_t n) except -1:

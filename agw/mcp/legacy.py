@@ -75,7 +75,7 @@ class LegacyFront:
 
     def _request(self, call: Call, session: LegacySession, note: Message, answer: Answer) -> None:
         ident = note.ident or b"null"
-        if ident in session.flights or ident in self.service.ways.flights(session.token):
+        if ident in session.flights or self.service.ways.is_under_way(session.token, ident):
             raise errors.RpcError(errors.INVALID_REQUEST, "a request with this id is under way", status=400)
         if len(session.flights) >= MAX_IN_FLIGHT:
             raise errors.RpcError(errors.INTERNAL, "too many requests of this session are under way", status=503)
@@ -106,7 +106,7 @@ class LegacyFront:
         return self.service.serve(call, work, answer, ident, legacy=True)
 
     async def _initialize(self, view: View, note: Message, call: Call, answer: Answer) -> None:
-        session, result = await self.service.open_session(view, hello_of(note), call)
+        session, result = await self.service.sessions.open(view, hello_of(note), self.service.principal(call))
         ident = note.ident or b"null"
         lines = b"" if session is None else b"Mcp-Session-Id: " + session.token + b"\r\n"
         answer.finish(message.result(ident, result), lines=lines)
@@ -198,7 +198,7 @@ class LegacyFront:
         if session is None:
             return
         # Before the answer: the client's next request may be here sooner than the task.
-        self.service.forget_session(session)
+        self.service.sessions.forget(session)
         self.service.spawn(session.close())
         call.reply(200, None, b"")
 

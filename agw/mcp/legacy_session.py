@@ -160,6 +160,7 @@ class LegacySession(Conversation):
             try:
                 await peer.open()
             except VersionRefused:
+                target.learn("legacy", False)
                 await peer.close()
             except TransportError as error:
                 await peer.close()
@@ -213,6 +214,19 @@ class LegacySession(Conversation):
         """What was set in the session since the handshake, for whoever goes on with it."""
         upstream = {name: ((peer.sid or b"").decode("latin-1"), peer.version) for name, peer in self.legacy_peers() if not peer.target.is_channel}
         return msgspec.msgpack.encode(Memo(self.level, self.subscriptions, upstream))
+
+    def may_sleep(self) -> bool:
+        """Can everything it is be told from its id and its memo?"""
+        if self.flights or self.pending or self.standalone is not None or (self.memory is not None and self.memory.events):
+            return False
+        if self.state.home_only or self.state.partial:
+            return False
+        return all(isinstance(peer, LegacyPeer) and not peer.target.is_channel and not peer.flights for peer in self.peers.values())
+
+    def rest(self) -> None:
+        """Let go of everything but the upstream sessions themselves."""
+        self.over = True
+        self.peers.clear()
 
     def recall(self, raw: bytes | None) -> None:
         """Go on where another worker left off."""
@@ -421,7 +435,7 @@ class LegacySession(Conversation):
     async def _cancel_relayed(self, wanted: bytes, reason: msgspec.Raw | None) -> None:
         """A request the compiled path carries: there ids are the client's own. Another worker may have it: then any target may."""
         service = self.view.service
-        index = service.ways.flights(self.token).get(wanted)
+        index = service.ways.give_up(self.token, wanted)
         if index is None and service.host.workers == 1:
             return
         for _, peer in self.legacy_peers():
