@@ -15,6 +15,7 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -345,6 +346,7 @@ int main(int argc, char **argv) {
         fprintf(stderr, "usage: backend PORT\n");
         return 2;
     }
+    signal(SIGPIPE, SIG_IGN); /* clients leave in the middle of a list */
     int entry = listener(atoi(argv[1])), one = 1;
     poller = epoll_create1(0);
     struct epoll_event e = {.events = EPOLLIN, .data.fd = entry}, events[EVENTS];
