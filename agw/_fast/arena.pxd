@@ -24,6 +24,8 @@ cdef enum:
     G_RELAY_PAUSES
     G_LOOP_LAG_NS
     G_INTERNAL_ERRORS
+    G_TLS_HANDSHAKES
+    G_TLS_HANDSHAKE_FAILURES
     G_COUNT
 
 ctypedef struct Series:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from agw._fast.policy import Choice
 
 MAX_QUEUED: int
+"""Octets queued for a client that does not read, over which it is cut."""
 
 class Call:
     """One request. Made by the exchange only."""

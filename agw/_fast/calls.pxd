@@ -28,4 +28,5 @@ ctypedef struct Way:
 
 cdef Choice find_way(CallTable table, const Head* h, const char* buf, const Envelope* e, const char* body, size_t n, int rpc,
                      Way* way, list found)
+cdef bint answers(const char* p, size_t n, const char* ident, uint32_t size) noexcept nogil
 cdef bint may_relay(CallTable table, const char* p, size_t n) noexcept nogil

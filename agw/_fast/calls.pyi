@@ -16,8 +16,6 @@ from typing_extensions import disjoint_base
 
 from agw._fast.policy import Choice
 
-MODERN: bytes
-
 @disjoint_base
 class CallSession:
     """A session's ways. Owner: the service, which takes it out of `CallTable.sessions` when the session ends."""

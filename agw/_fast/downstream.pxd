@@ -32,11 +32,12 @@ cdef class Acceptor(Handler):
 cdef class Downstream(Downlink):
     cdef Acceptor acceptor
     cdef bytes address
-    cdef bint from_worker           # a connection of another worker: its requests say who the client is
     cdef int state
     cdef bint consuming
     cdef bint client_closes         # the request said this is the last one
     cdef bint in_head               # some octets of a head are here
+    cdef bint shaking               # the TLS handshake is not over
+    cdef bint in_hello              # and has begun
     cdef int64_t head_started
     cdef int64_t accepted_ns
     cdef uint32_t requests
@@ -51,6 +52,8 @@ cdef class Downstream(Downlink):
     cdef int64_t idle_time(self) noexcept
     cdef int take_peer(self, Head* h, const char* buf) except -1
     cdef int read(self) except -1
+    cdef int handshake(self, Py_ssize_t n) except -1
+    cdef int look_ahead(self) except -1
     cdef int consume_buffered(self) except -1
     cdef size_t consume(self, const char* p, size_t n) except? 0
     cdef size_t begin_request(self, Head* h, const char* buf, const char* rest, size_t n) except? 0
@@ -63,4 +66,4 @@ cdef class Downstream(Downlink):
     cdef int close(self) except -1
     cdef int gone(self) except -1
     cdef int free_head(self) except -1
-    cdef int timed_out(self, int which) except -1
+    cdef int bare_answer(self, int which) except -1

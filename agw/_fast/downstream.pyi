@@ -4,7 +4,9 @@ Rules:
 - one request at a time per connection; what a client sends ahead waits, bounded, here and in the kernel;
 - the common case copies nothing: head and body are read where recv() put them;
 - after a framing error: one answer, then the connection ends, and not one further octet is parsed;
-- every wait has a timer: first octet, head, body progress, write progress, idle, linger;
+- every wait has a timer: TLS handshake, first octet, head, body progress, write progress, idle, linger;
+- a TLS connection that is refused before its handshake hears an alert, one that speaks plain HTTP a 400, and one too
+  many nothing: it is closed;
 - out of descriptors: one client is told with 503, then accepting pauses until the tick.
 """
 

@@ -6,7 +6,7 @@
 # - after a framing error: one answer, then the connection ends, and not one further octet is parsed;
 # - a connection through a unix socket is another worker's (see agw.worker.hop): the kernel says so, not the request, and
 #   only there `agw-hop` and `agw-peer` mean anything;
-# - every wait has a timer: first octet, head, body progress, write progress, idle, linger.
+# - every wait has a timer: handshake, first octet, head, body progress, write progress, idle, linger.
 
 from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, errno
 from libc.stdint cimport int64_t, uint32_t
@@ -16,16 +16,18 @@ from cpython.bytes cimport PyBytes_AS_STRING
 from posix.fcntl cimport O_CLOEXEC, O_RDONLY, open as c_open
 from posix.unistd cimport close as c_close
 
-from agw._fast.arena cimport G_ACCEPT_PAUSED, G_CONNECTIONS, G_CONNECTIONS_TOTAL, G_PARSE_ERRORS, G_RECEIVED_BYTES, G_SENT_BYTES
+from agw._fast.arena cimport (G_ACCEPT_PAUSED, G_CONNECTIONS, G_CONNECTIONS_TOTAL, G_PARSE_ERRORS, G_RECEIVED_BYTES, G_SENT_BYTES,
+                              G_TLS_HANDSHAKE_FAILURES, G_TLS_HANDSHAKES)
 from agw._fast.exchange cimport DONE_LOCALLY, WANT_BUFFER, Context, Downlink, Exchange
-from agw._fast.forward cimport (E_BODY_TIMEOUT, E_DRAIN_CUT, E_HEADER_TIMEOUT, E_MALFORMED, E_OVERLOAD, E_TOO_LARGE, Failure, Out,
-                                build_reply, failure, is_hop_field)
+from agw._fast.forward cimport (E_BODY_TIMEOUT, E_DRAIN_CUT, E_HEADER_TIMEOUT, E_MALFORMED, E_OVERLOAD, E_PLAIN_HTTP, E_TOO_LARGE,
+                                Failure, Out, build_reply, failure, is_hop_field, reason_name)
 from agw._fast.http1 cimport (BODY_DATA, BODY_END, BODY_ERROR, F_EXPECT_CONTINUE, FRAMING_CHUNKED, FRAMING_LENGTH,
                               FRAMING_NONE, M_OTHER, Head, Header, body_feed, body_init, head_free, head_reset,
                               request_head_feed)
 from agw._fast.policy cimport Bind, Http
 from agw._fast.reactor cimport EV_ERR, EV_HUP, EV_IN, EV_OUT, EV_RDHUP, SCRATCH_IN, Handler, Timer
 from agw._fast.stream cimport buf_append, buf_clear, buf_consume, buf_free
+from agw._fast.tls cimport T_BROKEN, T_CLOSED, T_OPEN, T_PLAIN
 
 from agw._fast.process import refuse_new_connections
 
@@ -215,7 +217,8 @@ cdef class Acceptor(Handler):
         cdef bytes answer = (b"HTTP/1.1 503 Service Unavailable\r\n" + self.ctx.date_line
                              + b"Content-Type: application/json\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: "
                              + str(len(body)).encode() + b"\r\n\r\n" + body)
-        c_send(fd, PyBytes_AS_STRING(answer), len(answer), MSG_NOSIGNAL | MSG_DONTWAIT)
+        if self.bind.tls is None:
+            c_send(fd, PyBytes_AS_STRING(answer), len(answer), MSG_NOSIGNAL | MSG_DONTWAIT)
         c_close(fd)
         return 0
 
@@ -272,6 +275,9 @@ cdef class Acceptor(Handler):
         d.peer_len = d.peer_ip_len + <uint32_t> len(tail)
         d.accepted_ns = self.ctx.reactor.now
         d.sent = &self.ctx.slot.gauges[G_SENT_BYTES]
+        if self.bind.tls is not None and not from_worker:
+            d.tls = self.bind.tls.accept()
+            d.shaking = d.secure = True
         self.ctx.slot.gauges[G_CONNECTIONS] += 1
         self.ctx.slot.gauges[G_CONNECTIONS_TOTAL] += 1
         self.connections.add(d)
@@ -315,7 +321,7 @@ cdef class Downstream(Downlink):
             if r == 1:
                 if self.state == S_LINGER:
                     self.ctx.reactor.arm(&self.timer, self.ctx.reactor.now + LINGER_NS)
-                elif self.state == S_HEAD and not self.in_head:
+                elif self.state == S_HEAD and not self.in_head and not self.shaking:
                     self.ctx.reactor.arm(&self.timer, self.ctx.reactor.now + self.idle_time())
                 elif self.exchange is not None and self.state == S_BUSY:
                     self.ctx.reactor.disarm(&self.timer)
@@ -336,6 +342,8 @@ cdef class Downstream(Downlink):
                     if self.exchange.event_stream:
                         return self.gone()
                     self.mind_leaving()
+                elif self.tls is not None and self.inbuf.len == 0:
+                    return self.look_ahead()
                 return 0
             self.read()
             self.mind_leaving()
@@ -363,7 +371,9 @@ cdef class Downstream(Downlink):
         if self.state == S_HEAD:
             if self.outq.len:
                 return self.gone()
-            return self.timed_out(E_HEADER_TIMEOUT) if self.in_head else self.close()
+            if self.shaking:
+                self.ctx.slot.gauges[G_TLS_HANDSHAKE_FAILURES] += 1
+            return self.bare_answer(E_HEADER_TIMEOUT) if self.in_head else self.close()
         if self.state == S_BODY:
             if self.read_paused:
                 # Not the client's fault: the upstream does not take it; its own timer decides.
@@ -405,6 +415,8 @@ cdef class Downstream(Downlink):
                 return 0
             budget -= 1
             n = self.receive(scratch, SCRATCH_IN)
+            if self.shaking and self.handshake(n):
+                return 0
             if n > 0:
                 self.ctx.slot.gauges[G_RECEIVED_BYTES] += <size_t> n
                 if self.inbuf.len:
@@ -416,7 +428,7 @@ cdef class Downstream(Downlink):
                         buf_append(&self.inbuf, scratch + used, <size_t> n - used)
             elif n == -1:
                 return 0
-            elif n == 0:
+            elif n == 0 or (n == -3 and self.state != S_TUNNEL):
                 if self.state == S_HEAD or self.state == S_LINGER or self.state == S_DISCARD:
                     if self.outq.len and self.state == S_HEAD:
                         # Half-closed, last answer still on its way.
@@ -428,6 +440,47 @@ cdef class Downstream(Downlink):
                 return self.gone()
             else:
                 return self.gone()
+        return 0
+
+    cdef int handshake(self, Py_ssize_t n) except -1:
+        # After a receive() that may have carried the handshake on; 1: the caller is done with the connection.
+        cdef int state = self.tls.state
+        if state == T_OPEN or state == T_CLOSED:
+            self.shaking = False
+            self.ctx.slot.gauges[G_TLS_HANDSHAKES] += 1
+            self.ctx.reactor.arm(&self.timer, self.ctx.reactor.now + (
+                DRAIN_IDLE_NS if self.ctx.draining or self.acceptor.retired else self.bind.http.first_byte_timeout))
+            return 0
+        if n == -1:
+            if not self.in_hello and self.tls.begun():
+                self.in_hello = True
+                self.ctx.reactor.arm(&self.timer, self.ctx.reactor.now + self.bind.http.header_timeout)
+            return 0
+        self.shaking = False
+        self.ctx.slot.gauges[G_TLS_HANDSHAKE_FAILURES] += 1
+        # Whatever is still to be said (an alert is queued already) goes as it is.
+        self.tls = None
+        if state == T_PLAIN:
+            self.readable = True
+            self.bare_answer(E_PLAIN_HTTP)
+            return 1
+        if state == T_BROKEN:
+            self.linger()
+            return 1
+        return 0
+
+    cdef int look_ahead(self) except -1:
+        # Something came while we work. Over TLS the client's leaving is a message like any other, so it must be read.
+        cdef Py_ssize_t n = self.receive(self.ctx.reactor.scratch_in, SCRATCH_IN)
+        if n > 0:
+            self.ctx.slot.gauges[G_RECEIVED_BYTES] += <size_t> n
+            buf_append(&self.inbuf, self.ctx.reactor.scratch_in, <size_t> n)
+        elif n == 0 or n == -3:
+            if self.exchange is not None and self.exchange.event_stream:
+                return self.gone()
+            self.mind_leaving()
+        elif n == -2:
+            return self.gone()
         return 0
 
     cdef int consume_buffered(self) except -1:
@@ -581,7 +634,7 @@ cdef class Downstream(Downlink):
         # Whose request another worker passes on.
         cdef uint32_t i
         cdef Header* f
-        self.hop = False
+        self.hop = self.secure = False
         memcpy(self.peer, b"unix", 4)
         self.peer_len = self.peer_ip_len = 4
         for i in range(h.nheaders):
@@ -589,7 +642,8 @@ cdef class Downstream(Downlink):
             if not is_hop_field(buf + f.name_off, f.name_len):
                 continue
             if f.name_len == 7:
-                self.hop = f.value_len == 1 and buf[f.value_off] == b"1"
+                self.secure = f.value_len == 1 and buf[f.value_off] == b"2"
+                self.hop = self.secure or (f.value_len == 1 and buf[f.value_off] == b"1")
             elif 0 < f.value_len <= sizeof(self.peer):
                 memcpy(self.peer, buf + f.value_off, f.value_len)
                 self.peer_len = self.peer_ip_len = f.value_len
@@ -613,8 +667,8 @@ cdef class Downstream(Downlink):
                     self.exchange.body(data, size)
                     if self.exchange is None or self.state != S_BODY:
                         return total
-                    if self.read_paused:
-                        return total
+                    if self.read_paused and (self.reqbody.framing != FRAMING_LENGTH or self.reqbody.remaining):
+                        return total        # the end of a counted body is seen all the same: no octet would tell of it later
                 elif self.state == S_BUFFER:
                     if self.bodybuf.len + size > self.bind.http.max_buffer:
                         self.keep_alive = False
@@ -716,6 +770,8 @@ cdef class Downstream(Downlink):
         if not self.keep_alive:
             if self.client_closes and self.outq.len == 0 and self.inbuf.len == 0 and not self.readable and not self.consuming:
                 # The client asked for it and has sent nothing more: no reset can reach the answer.
+                if self.tls is not None:
+                    self.shut_write()
                 return self.close()
             return self.linger()
         return self.next_request()
@@ -729,11 +785,11 @@ cdef class Downstream(Downlink):
             self.ctx.reactor.defer(self)
         return 0
 
-    cdef int timed_out(self, int which) except -1:
+    cdef int bare_answer(self, int which) except -1:
         # No exchange exists yet: a bare answer, then the end.
         cdef const Failure* f = failure(which)
         cdef Out o
-        cdef bytes body = b'{"error":{"status":%d,"reason":"Timeout","message":"%b"}}' % (f.status, f.text)
+        cdef bytes body = b'{"error":{"status":%d,"reason":"%b","message":"%b"}}' % (f.status, reason_name(f.reason), f.text)
         o.p = self.ctx.reactor.scratch_out
         o.n = 0
         o.cap = 4096
@@ -750,6 +806,7 @@ cdef class Downstream(Downlink):
         buf_clear(&self.inbuf)
         self.free_head()
         self.shut_write()
+        self.tls = None         # what still comes is thrown away, whatever it says
         if self.peer_closed and self.outq.len == 0:
             return self.close()
         self.ctx.reactor.arm(&self.timer, self.ctx.reactor.now + (self.bind.http.progress_timeout if self.outq.len else LINGER_NS))
@@ -768,6 +825,10 @@ cdef class Downstream(Downlink):
     cdef int close(self) except -1:
         if self.state == S_CLOSED:
             return 0
+        if self.tls is not None:
+            if self.state == S_HEAD and self.outq.len == 0 and not self.reset_on_close:
+                self.shut_write()
+            self.tls = None
         self.state = S_CLOSED
         self.ctx.slot.gauges[G_CONNECTIONS] -= 1
         held = self.ctx.per_address.get(self.address, 0)

@@ -62,6 +62,8 @@ cdef class Downlink(Stream):
     cdef uint32_t peer_len
     cdef uint32_t peer_ip_len
     cdef bint hop                   # another worker passed this request on; `peer` is its client
+    cdef bint from_worker           # the connection is another worker's
+    cdef bint secure                # the client speaks TLS, here or with the worker that passed the request on
     cdef bint read_paused
     cdef bint reset_on_close        # end with RST: the client must not take what it has for the whole
     cdef bint request_complete      # the whole request has been read
@@ -131,6 +133,7 @@ cdef class Exchange(Client):
     cdef int dispatch(self, Head* h, const char* buf, const char* body, size_t n, bint complete, bint chunked) except -1
     cdef int take_shortcut(self, Head* h, const char* buf, const char* body, size_t n) except -1
     cdef int hand_over(self, Head* h, const char* buf, const char* body, size_t n) except -1
+    cdef bint relayable(self, const Head* h, const char* buf, const char* rest, size_t n) except -1
     cdef int escalate(self, const char* at, size_t n) except -1
     cdef object new_call(self, Head* h, const char* buf, bytes text)
     cdef int send_first(self, Upstream up, Out* o, const char* body, size_t n) except -1

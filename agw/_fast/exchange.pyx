@@ -12,6 +12,7 @@
 
 from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
+from libc.string cimport memcmp
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 
 import time
@@ -19,26 +20,28 @@ from email.utils import formatdate
 
 from agw._fast.accesslog cimport AccessLog, Record
 from agw._fast.arena cimport G_EXCHANGES, G_IN_FLIGHT, G_RELAY_PAUSES, G_RETRIES, Slot
-from agw._fast.calls cimport CallSession, CallTable, Way, find_way, may_relay
+from agw._fast.calls cimport CallSession, CallTable, Way, answers, find_way, may_relay
 from agw._fast.forward cimport (E_BAD_PATH, E_BODY_CUT, E_CLIENT_GONE, E_CONNECT, E_CONNECT_TIMEOUT, E_DNS, E_INTERNAL,
-                                E_JSON, E_METHOD, E_NO_BACKEND, E_NO_LISTENER, E_NO_ROUTE, E_PROTOCOL, E_QUEUE_FULL,
-                                E_QUEUE_TIMEOUT, E_REQUEST_TIMEOUT, E_RESET, E_RESPONSE_TIMEOUT, E_TOO_LARGE, E_UPGRADE,
+                                E_JSON, E_METHOD, E_NO_BACKEND, E_NO_LISTENER, E_NO_ROUTE, E_MISDIRECTED, E_PROTOCOL,
+                                E_QUEUE_FULL, E_QUEUE_TIMEOUT, E_REQUEST_TIMEOUT, E_RESET, E_RESPONSE_TIMEOUT, E_TLS, E_TOO_LARGE, E_UPGRADE,
                                 Failure, Out, RequestContext, build_reply, build_request, build_response, failure, put,
                                 put_hex, reason_name)
 from agw._fast.http1 cimport (BODY_DATA, BODY_END, BODY_ERROR, F_EVENT_STREAM, F_UPGRADE, FRAMING_CHUNKED, FRAMING_EOF,
-                              FRAMING_LENGTH, FRAMING_NONE, H_ACR_METHOD, H_ORIGIN, M_CONNECT, M_DELETE, M_GET, M_HEAD,
-                              M_OPTIONS, M_POST, M_PUT, M_TRACE, CLimits, Head, body_feed, body_init,
+                              FRAMING_LENGTH, FRAMING_NONE, H_ACR_METHOD, H_CONTENT_TYPE, H_ORIGIN, M_CONNECT, M_DELETE, M_GET, M_HEAD,
+                              M_OPTIONS, M_POST, M_PUT, M_TRACE, CLimits, Head, body_feed, body_init, equals_lower,
                               head_free, head_init, head_reset, normalise_path, request_head_feed,
                               response_head_feed)
 from agw._fast.jsonrpc cimport KIND_BATCH, KIND_REQUEST, KIND_RESPONSE, Envelope, envelope_scan
 from agw._fast.policy cimport Http, Match, Route
-from agw._fast.pool cimport FAIL_CONNECT, FAIL_CONNECT_TIMEOUT, FAIL_DNS, FAIL_QUEUE_FULL, Client, Cluster, Upstream
+from agw._fast.pool cimport FAIL_CONNECT, FAIL_CONNECT_TIMEOUT, FAIL_DNS, FAIL_QUEUE_FULL, FAIL_TLS, Client, Cluster, Upstream
 from agw._fast.reactor cimport SCRATCH_OUT, Reactor, timer_unlink
 from agw._fast.router cimport ByteMap
 from agw._fast.stream cimport HIGH_WATER, LOW_WATER, Stream, buf_append, buf_clear, buf_consume, buf_free
+from agw._fast.tls cimport may_serve
 
 cdef enum:
     PATH_ROOM = 65537
+    WHOLE = 4096            # octets of an answer that are checked from end to end before they are relayed
     SMALL = 2048            # octets copied behind a head rather than sent as a second part
     MAX_INTERIM = 16        # 1xx answers to one request
     MAX_REPLAY = 65536      # octets of a request kept for one more try
@@ -227,6 +230,10 @@ cdef class Exchange(Client):
             return DONE_LOCALLY
         self.note_request(h, buf)
         found = self.bind.router.route(h, buf, self.path, self.path_len, &listener)
+        if listener >= 0 and (self.bind.tls is not None or self.down.tls is not None) and not self.down.from_worker \
+                and not may_serve(self.bind.tls, self.down.tls, listener):
+            self.fail(E_MISDIRECTED, NULL, 0, 0)
+            return DONE_LOCALLY
         if found < 0:
             self.fail(E_NO_LISTENER if listener < 0 else E_NO_ROUTE, NULL, 0, 0)
             return DONE_LOCALLY
@@ -398,6 +405,7 @@ cdef class Exchange(Client):
         rc.peer = self.down.peer
         rc.peer_len = self.down.peer_ip_len
         rc.upgrade = self.wants_upgrade
+        rc.secure = self.down.secure
         rc.name = self.own_name
         rc.name_len = self.own_name_len
         self.request_chunked = chunked
@@ -610,6 +618,8 @@ cdef class Exchange(Client):
             return self.fail(E_CONNECT_TIMEOUT, NULL, 0, 0)
         if why == FAIL_DNS:
             return self.fail(E_DNS, NULL, 0, 0)
+        if why == FAIL_TLS:
+            return self.fail(E_TLS, NULL, 0, 0)
         return self.fail(E_QUEUE_FULL if why == FAIL_QUEUE_FULL else E_QUEUE_TIMEOUT, NULL, 0, 0)
 
     cdef int body(self, const char* p, size_t n) except -1:
@@ -747,7 +757,44 @@ cdef class Exchange(Client):
             at += h.size
             left -= h.size
             head_reset(h)
+        if self.served is not None and h.status == 200 and h.framing == FRAMING_LENGTH and not h.flags & F_EVENT_STREAM \
+                and <int64_t> (left - h.size) < h.content_length <= MAX_REPLAY:
+            # What it answers is judged when it is whole. A small answer is worth the wait.
+            if self.rhead == NULL:
+                self.rhead = self.ctx.detach_head(h)
+                buf_append(&self.rbuf, at, left)
+            elif at != self.rbuf.p + self.rbuf.off:
+                buf_consume(&self.rbuf, <size_t> (at - (self.rbuf.p + self.rbuf.off)))
+            head_reset(self.rhead)
+            return 0
         return self.respond(h, at, at + h.size, left - h.size)
+
+    cdef bint relayable(self, const Head* h, const char* buf, const char* rest, size_t n) except -1:
+        # Is this, as far as it is here, the JSON answer to the very request? Everything else is for the service to judge.
+        cdef Envelope e
+        cdef uint32_t i
+        cdef bint typed = False
+        cdef bint watched = (<CallTable> self.served.table).watched
+        cdef size_t size
+        cdef const char* ident = self.meta.p + self.meta.off + self.method_len + self.host_len + self.path_log_len
+        if h.status != 200 or h.framing != FRAMING_LENGTH or n == 0 or h.flags & F_EVENT_STREAM:
+            return False
+        for i in range(h.nheaders):
+            if h.headers[i].id == H_CONTENT_TYPE:
+                typed = not typed and h.headers[i].value_len >= 16 and equals_lower(buf + h.headers[i].value_off, b"application/json", 16)
+        if not typed:
+            return False
+        size = <size_t> h.content_length
+        if n < size:
+            # The rest is relayed as it comes; what it answers is to be seen at once.
+            return not watched and answers(rest, n, ident, self.id_len)
+        if size <= WHOLE:
+            if envelope_scan(rest, <uint32_t> size, &e, 64) < 0 or e.kind != KIND_RESPONSE or e.id.len != self.id_len \
+                    or memcmp(rest + e.id.off, ident, self.id_len) != 0:
+                return False
+        elif not answers(rest, size, ident, self.id_len) or rest[size - 1] != b"}":
+            return False
+        return not watched or may_relay(<CallTable> self.served.table, rest, size)
 
     cdef int respond(self, Head* h, const char* buf, const char* rest, size_t n) except -1:
         cdef Out o
@@ -774,10 +821,7 @@ cdef class Exchange(Client):
             if self.down.send(o.p, o.n) < 0:
                 return self.client_gone()
             return self.down.begin_tunnel()
-        if self.served is not None and (
-                h.status != 200 or h.flags & F_EVENT_STREAM
-                or ((<CallTable> self.served.table).watched and (
-                    h.framing != FRAMING_LENGTH or <int64_t> n < h.content_length or not may_relay(<CallTable> self.served.table, rest, n)))):
+        if self.served is not None and not self.relayable(h, buf, rest, n):
             return self.escalate(buf, h.size + n)
         self.status = h.status
         self.event_stream = h.flags & F_EVENT_STREAM

@@ -243,7 +243,8 @@ cdef class Fetch(Client):
             if r == 0:
                 if self.rhead == NULL:
                     self.rhead = self.ctx.detach_head(h)
-                    buf_append(&self.rbuf, at, left)
+                    if left:
+                        buf_append(&self.rbuf, at, left)
                 elif at != self.rbuf.p + self.rbuf.off:
                     buf_consume(&self.rbuf, <size_t> (at - (self.rbuf.p + self.rbuf.off)))
                 return self.rearm()

@@ -40,6 +40,9 @@ cdef enum:
     E_CLIENT_GONE
     E_BODY_CUT              # the answer broke off after its head
     E_DRAIN_CUT
+    E_TLS                   # towards the backend
+    E_MISDIRECTED
+    E_PLAIN_HTTP
 
 ctypedef struct Failure:
     int status
@@ -62,6 +65,7 @@ ctypedef struct RequestContext:
     int framing                 # of the body that follows
     int64_t length
     bint upgrade
+    bint secure                 # the client speaks TLS
     const char* name            # value of Mcp-Name, or NULL: as the client sent it
     uint32_t name_len
 

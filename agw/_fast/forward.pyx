@@ -5,7 +5,8 @@
 # - hop-by-hop fields and those named by Connection are dropped; framing is written by us, in place of the original;
 # - names, values and order of everything else are kept (names in lower case when the operator asks for it);
 # - X-Forwarded-For/-Host/-Proto say what we saw; what a client claims about itself is dropped unless configured;
-# - `agw-hop` and `agw-peer` are between workers: whoever sends them, they are not passed on, and a hop gets our own;
+# - `agw-hop` (2: the client speaks TLS, else 1) and `agw-peer` are between workers: whoever sends them, they are not
+#   passed on, and a hop gets our own;
 # - an Out that overflows is marked, never written past its end.
 
 from libc.stdint cimport int64_t, uint32_t
@@ -46,7 +47,7 @@ def _fill_names():
 
 _fill_names()
 
-cdef Failure FAILURES[32]
+cdef Failure FAILURES[48]
 
 
 cdef void define(int which, int status, int reason, int code, const char* text) noexcept:
@@ -84,6 +85,9 @@ define(E_INTERNAL, 500, R_INTERNAL, -32603, b"internal error")
 define(E_CLIENT_GONE, 499, R_GONE, 0, b"the client left")
 define(E_DRAIN_CUT, 503, R_TIMEOUT, -32603, b"the gateway stopped before the request was done")
 define(E_BODY_CUT, 502, R_UPSTREAM, 0, b"the backend's answer broke off")
+define(E_TLS, 503, R_UPSTREAM, -32603, b"no trusted TLS connection to the backend")
+define(E_MISDIRECTED, 421, R_INVALID, -32600, b"this TLS connection was made for another host")
+define(E_PLAIN_HTTP, 400, R_INVALID, -32600, b"this port speaks TLS: use https")
 
 
 cdef const Failure* failure(int which) noexcept nogil:
@@ -282,7 +286,10 @@ cdef int build_request(Out* o, const Head* h, const char* buf, Choice choice, Ht
             put_(o, ctx.peer, ctx.peer_len)
             put_(o, b"\r\n", 2)
         if edits is None or not edits.drops(b"x-forwarded-proto", 17):
-            put_(o, b"X-Forwarded-Proto: http\r\n", 25)
+            if ctx.secure:
+                put_(o, b"X-Forwarded-Proto: https\r\n", 26)
+            else:
+                put_(o, b"X-Forwarded-Proto: http\r\n", 25)
         if edits is None or not edits.drops(b"x-forwarded-host", 16):
             put_(o, b"X-Forwarded-Host: ", 18)
             put_(o, buf + h.host_off, h.host_len)
@@ -294,7 +301,7 @@ cdef int build_request(Out* o, const Head* h, const char* buf, Choice choice, Ht
         put_(o, ctx.name, ctx.name_len)
         put_(o, b"\r\n", 2)
     if choice.hop:
-        put_(o, b"agw-hop: 1\r\nagw-peer: ", 22)
+        put_(o, b"agw-hop: 2\r\nagw-peer: " if ctx.secure else b"agw-hop: 1\r\nagw-peer: ", 22)
         put_(o, ctx.peer, ctx.peer_len)
         put_(o, b"\r\n", 2)
     if ctx.upgrade:

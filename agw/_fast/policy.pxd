@@ -5,6 +5,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from agw._fast.http1 cimport CLimits, Head
 from agw._fast.pool cimport Cluster
 from agw._fast.router cimport Router
+from agw._fast.tls cimport ServerTls
 
 cdef class HeaderEdits:
     cdef readonly tuple drop            # lower-case names
@@ -71,5 +72,6 @@ cdef class Bind:
     cdef readonly Router router
     cdef readonly list matches          # of Match, by the router's value
     cdef readonly Http http
+    cdef readonly ServerTls tls         # None: plain
     cdef readonly bytes log_fields      # JSON fragment for requests without a route
     cdef readonly uint32_t label

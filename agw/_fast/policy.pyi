@@ -17,6 +17,7 @@ from agw._fast.calls import CallTable
 from agw._fast.fetch import Fetch
 from agw._fast.pool import Cluster
 from agw._fast.router import Router
+from agw._fast.tls import ServerTls
 from agw.runtime.plan import HttpPlan
 
 @type_check_only
@@ -308,7 +309,7 @@ class Http:
 class Bind:
     """One port of a snapshot."""
 
-    def __init__(self, key: str, router: Router, matches: list[Match], http: Http, log_fields: bytes, label: int) -> None: ...
+    def __init__(self, key: str, router: Router, matches: list[Match], http: Http, log_fields: bytes, label: int, tls: ServerTls | None = None) -> None: ...
     @property
     def key(self) -> str:
         """`address:port`."""
@@ -321,6 +322,10 @@ class Bind:
 
     @property
     def http(self) -> Http: ...
+    @property
+    def tls(self) -> ServerTls | None:
+        """How connections speak TLS; None: plain."""
+
     @property
     def log_fields(self) -> bytes:
         """JSON fragment for requests that found no route."""

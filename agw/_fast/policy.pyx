@@ -208,10 +208,11 @@ cdef class Http:
 
 
 cdef class Bind:
-    def __init__(self, key, router, matches, http, log_fields, label):
+    def __init__(self, key, router, matches, http, log_fields, label, tls=None):
         self.key = key
         self.router = router
         self.matches = matches
         self.http = http
         self.log_fields = log_fields
         self.label = label
+        self.tls = tls

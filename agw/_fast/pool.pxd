@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t, uint32_t
 
 from agw._fast.reactor cimport Handler, Reactor, Timer
 from agw._fast.stream cimport Stream
+from agw._fast.tls cimport ClientTls
 
 cdef enum:
     UP_CONNECTING = 0
@@ -18,6 +19,7 @@ cdef enum:
     FAIL_DNS
     FAIL_QUEUE_FULL
     FAIL_QUEUE_TIMEOUT
+    FAIL_TLS
 
 cdef class Client:
     cdef Upstream upstream
@@ -43,6 +45,7 @@ cdef class Upstream(Stream):
     cdef readonly object endpoint
 
     cdef int pump(self) except -1
+    cdef int handshake(self, uint32_t events) except -1
     cdef int resume(self) except -1
     cdef int close(self) except -1
 
@@ -57,6 +60,10 @@ cdef class Cluster:
     cdef object waiters                 # deque of Client
     cdef readonly uint32_t connections
     cdef readonly uint32_t connecting
+    cdef readonly ClientTls tls         # None: plain
+    cdef str problem                    # of the last TLS handshake, while nobody asked for it
+    cdef str told_problem
+    cdef int64_t told_ns
     cdef bint is_mcp
     cdef bytes endpoint_text, target_text       # for the access log
     cdef bint retired

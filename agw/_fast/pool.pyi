@@ -1,7 +1,9 @@
 """Upstream side: a Cluster decides, an Upstream carries octets, a Client (the exchange) is told.
 
 Rules:
-- an idle connection that becomes readable is dead, whatever it says: surplus octets would poison the next answer;
+- an idle connection that becomes readable is dead, whatever it says: surplus octets would poison the next answer. What
+  TLS says to itself (session tickets, key updates) is taken in and is no answer;
+- a TLS connection counts as being made until its handshake is over: `connect_timeout_ns` covers both;
 - connections are used last in, first out, so that surplus ones age out;
 - the queue of waiting clients is bounded in length (`max_pending`) and time (`pending_timeout_ns`);
 - a connection that is being made belongs to the cluster, not to a client: whoever waits first gets it;
@@ -12,6 +14,7 @@ from typing_extensions import disjoint_base
 
 from agw._fast.reactor import Handler, Reactor
 from agw._fast.stream import Stream
+from agw._fast.tls import ClientTls
 from agw.runtime.plan import ClusterPlan
 
 @disjoint_base
@@ -37,8 +40,8 @@ class Cluster:
     Owner:  snapshots; a cluster that no snapshot names is retired and goes when its last connection does.
     """
 
-    def __init__(self, plan: ClusterPlan, label: int) -> None:
-        """`label` is the backend id in the arena. Nothing is opened before `attach` and `set_endpoints`."""
+    def __init__(self, plan: ClusterPlan, label: int, tls: ClientTls | None = None) -> None:
+        """`label` is the backend id in the arena; `tls` None speaks plain. Nothing is opened before `attach` and `set_endpoints`."""
 
     @property
     def plan(self) -> ClusterPlan:
@@ -47,6 +50,10 @@ class Cluster:
     @property
     def label(self) -> int:
         """The backend's id in the arena's rows."""
+
+    @property
+    def tls(self) -> ClientTls | None:
+        """How it speaks TLS, or None."""
 
     @property
     def endpoints(self) -> list[tuple[int, bytes, str]]:
@@ -89,6 +96,12 @@ class Cluster:
 
     def expire_waiters(self) -> None:
         """Refuse those who waited longer than `pending_timeout_ns`. Called by the worker's tick."""
+
+    def note_problem(self, text: str, endpoint: str) -> None:
+        """Keep why a TLS handshake failed for `take_problem`; the same text once in ten seconds."""
+
+    def take_problem(self) -> str | None:
+        """What the operator should hear of a failed TLS handshake, once. Asked for by the worker's tick."""
 
     def none_to_be_had(self, why: int) -> int:
         """Tell the client that waits longest that no connection could be made; `why` is a FAIL_ code of pool.pxd.

@@ -1,7 +1,8 @@
 # See pool.pyi for the manual.
 #
 # Rules of this file:
-# - an idle connection that becomes readable is dead, whatever it says (surplus octets would poison the next answer);
+# - an idle connection that becomes readable is dead, whatever it says (surplus octets would poison the next answer),
+#   unless TLS spoke to itself: session tickets come when they come;
 # - connections are used last in, first out, so that surplus ones age out;
 # - the queue of waiting clients is bounded in length and time;
 # - a connection that is being made belongs to the cluster, not to a client: whoever waits first gets it.
@@ -16,6 +17,7 @@ from agw._fast.arena cimport (G_UPSTREAM_CONNECT_FAILURES, G_UPSTREAM_CONNECTION
                               G_UPSTREAM_REUSES)
 from agw._fast.reactor cimport EV_ERR, EV_HUP, EV_IN, EV_OUT, EV_RDHUP, SCRATCH_IN, Handler, Reactor, Timer
 from agw._fast.stream cimport LOW_WATER, Stream
+from agw._fast.tls cimport T_CLOSED, T_OPEN, ClientTls
 
 cdef extern from "sys/socket.h" nogil:
     cdef enum:
@@ -48,6 +50,7 @@ cdef extern from "netinet/tcp.h" nogil:
 cdef enum:
     EV_ET = 0x80000000
     CONNECT_ATTEMPTS = 3
+    TELL_NS = 10000000000           # how often the operator hears of the same TLS problem
 
 
 cdef class Client:
@@ -76,16 +79,21 @@ cdef class Upstream(Stream):
         cdef socklen_t size = sizeof(int)
         cdef int r
         if self.state == UP_CONNECTING:
+            if self.tls is not None:
+                return self.handshake(events)
             getsockopt(self.fd, SOL_SOCKET, SO_ERROR, &err, &size)
             if err or events & (EV_ERR | EV_HUP):
                 return self.cluster.connect_failed(self, FAIL_CONNECT)
             if events & EV_OUT:
                 if events & EV_IN:
                     self.readable = True
-                return self.cluster.connected(self)
+                if self.cluster.tls is None:
+                    return self.cluster.connected(self)
+                self.tls = self.cluster.tls.connect()
+                return self.handshake(events)
             return 0
         if self.state == UP_IDLE:
-            if events & (EV_IN | EV_RDHUP | EV_HUP | EV_ERR):
+            if events & (EV_RDHUP | EV_HUP | EV_ERR) or (events & EV_IN and (self.tls is None or not self.silent())):
                 self.close()
             return 0
         if self.state == UP_CLOSED:
@@ -106,6 +114,19 @@ cdef class Upstream(Stream):
             self.pump()
         return 0
 
+    cdef int handshake(self, uint32_t events) except -1:
+        # TCP stands; the connect timer goes on until TLS does too.
+        cdef char none
+        if events & EV_OUT and self.outq.len and self.flush() < 0:
+            return self.cluster.connect_failed(self, FAIL_TLS)
+        if events & EV_RDHUP:
+            self.peer_closed = True
+        if events & (EV_IN | EV_RDHUP | EV_HUP | EV_ERR):
+            self.readable = True
+        if self.receive_tls(&none, 0) != -1 or self.tls.state >= T_CLOSED:
+            return self.cluster.connect_failed(self, FAIL_TLS)
+        return self.cluster.connected(self) if self.tls.state == T_OPEN else 0
+
     cdef int pump(self) except -1:
         # Reads while the edge lasts, the owner is not paused, and the turn's share is not used up.
         cdef Py_ssize_t n
@@ -121,7 +142,7 @@ cdef class Upstream(Stream):
             elif n == -1:
                 return 0
             else:
-                self.owner.on_upstream_eof(n == -2)
+                self.owner.on_upstream_eof(n < -1)
                 return 0
         return 0
 
@@ -158,9 +179,10 @@ cdef class Upstream(Stream):
 
 
 cdef class Cluster:
-    def __init__(self, plan, uint32_t label):
+    def __init__(self, plan, uint32_t label, ClientTls tls=None):
         self.plan = plan
         self.label = label
+        self.tls = tls
         self.endpoints = []
         self.idle = []
         self.waiters = deque()
@@ -218,7 +240,7 @@ cdef class Cluster:
         cdef char octet
         while self.idle:
             up = <Upstream> self.idle.pop()
-            if recv(up.fd, &octet, 1, MSG_PEEK | MSG_DONTWAIT) >= 0 or errno != EAGAIN:
+            if not up.silent() if up.tls is not None else recv(up.fd, &octet, 1, MSG_PEEK | MSG_DONTWAIT) >= 0 or errno != EAGAIN:
                 up.close()
                 continue
             up.state = UP_ACTIVE
@@ -335,6 +357,16 @@ cdef class Cluster:
             client.on_upstream_failed(why)
         return 0
 
+    def note_problem(self, str text not None, str endpoint not None):
+        if text != self.told_problem or self.reactor.now - self.told_ns > <int64_t> TELL_NS:
+            self.told_problem = text
+            self.told_ns = self.reactor.now
+            self.problem = f"{endpoint}: {text}"
+
+    def take_problem(self):
+        text, self.problem = self.problem, None
+        return text
+
     cdef int connected(self, Upstream up) except -1:
         cdef Client client
         self.connecting -= 1
@@ -352,6 +384,8 @@ cdef class Cluster:
     cdef int connect_failed(self, Upstream up, int why) except -1:
         cdef int attempts = up.attempts + 1
         self.reactor.slot.gauges[G_UPSTREAM_CONNECT_FAILURES] += 1
+        if why == FAIL_TLS:
+            self.note_problem(up.tls.problem if up.tls.problem is not None else "the connection ended during the handshake", up.endpoint)
         self.closed(up)
         if attempts < CONNECT_ATTEMPTS and attempts < len(self.endpoints) and self.waiters:
             return self.connect(attempts)
@@ -362,8 +396,8 @@ cdef class Cluster:
         # The exchange is over and left the connection clean.
         up.owner = None
         up.paused = False
-        if up.peer_closed or up.readable or self.retired or (self.lifetime and self.reactor.now - up.created_ns > self.lifetime) \
-                or <uint32_t> len(self.idle) >= self.max_idle:
+        if up.peer_closed or (up.readable and (up.tls is None or not up.silent())) or self.retired \
+                or (self.lifetime and self.reactor.now - up.created_ns > self.lifetime) or <uint32_t> len(self.idle) >= self.max_idle:
             up.state = UP_IDLE
             return up.close()
         up.state = UP_IDLE
@@ -379,8 +413,11 @@ cdef class Cluster:
             return 0
         if up.state == UP_CONNECTING:
             self.connecting -= 1
-        elif up.state == UP_IDLE and up in self.idle:
-            self.idle.remove(up)
+        elif up.state == UP_IDLE:
+            if up in self.idle:
+                self.idle.remove(up)
+            if up.tls is not None and up.outq.len == 0 and not up.peer_closed:
+                up.shut_write()
         up.state = UP_CLOSED
         up.owner = None
         self.connections -= 1

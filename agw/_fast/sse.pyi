@@ -5,7 +5,7 @@ Rules:
 - lines end with LF, CRLF or CR; one BOM at the start is skipped; comments and unknown fields are ignored;
 - an event counts when its empty line has come: what the end of the stream cuts off was never said;
 - octets are passed on as they are: whoever needs UTF-8 checks it (JSON does);
-- a line or an event above the bound ends the reading for good; comments are unbounded and cost nothing;
+- an event with a line or data above the bound loses its data, is counted, and costs nothing else; comments are unbounded;
 - what is written holds no line break inside a field, whatever it was given.
 
 Source: WHATWG HTML section 9.2 (Server-sent events), "Parsing" and "Interpreting an event stream".
@@ -29,11 +29,12 @@ class EventReader:
         """`max_event_bytes` bounds each line and the data of an event (line breaks included). Errors: ValueError unless positive."""
 
     def feed(self, data: bytes) -> list[Event]:
-        """The events that are complete now. After `overflow` always empty."""
+        """The events that are complete now."""
 
     @property
-    def overflow(self) -> bool:
-        """Was the bound exceeded? What came before was reported."""
+    def dropped(self) -> int:
+        """Events so far that exceeded the bound, counted as soon as they do. Their id and retry still count, unless it was
+        such a line that was too long."""
 
     @property
     def last_event_id(self) -> bytes:

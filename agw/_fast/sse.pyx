@@ -1,7 +1,7 @@
 # Server-sent events. See sse.pyi for the manual.
 #
 # Lines are looked for with memchr and taken from the input where they lie; only a line that the input cuts and the data
-# of the current event are copied. An octet is looked at twice at most (once for LF, once for CR).
+# of the event so far are copied. An octet is looked at twice at most (once for LF, once for CR).
 
 from libc.stdint cimport int64_t
 from libc.string cimport memchr, memcmp
@@ -40,7 +40,7 @@ cdef class EventReader:
         cdef const char* cr = NULL      # likewise
         cdef const char* stop
         cdef size_t skip
-        while p < end and not self.overflow:
+        while p < end:
             if self.after_cr:
                 self.after_cr = False
                 if p[0] == b"\n":
@@ -57,20 +57,23 @@ cdef class EventReader:
             stop = lf if lf < cr else cr
             if stop == end:
                 # The rest of a line is still to come.
-                if self.in_comment:
+                if self.skipping:
                     break
                 buf_append(&self.line, p, <size_t> (end - p))
                 skip = 0 if self.started else bom(self.line.p + self.line.off, self.line.len)
                 if self.line.len > skip and self.line.p[self.line.off + skip] == b":":
-                    self.in_comment = True
+                    self.skipping = True
                     self.started = True
                     buf_clear(&self.line)
                 elif self.line.len > self.limit + skip and (self.started or self.line.len >= 3):
                     # A BOM does not count; fewer than three octets may still become one.
-                    self.overflow = True
+                    self.skipping = True
+                    self.started = True
+                    buf_clear(&self.line)
+                    self.spoil()
                 break
-            if self.in_comment:
-                self.in_comment = False
+            if self.skipping:
+                self.skipping = False
             elif self.line.len:
                 buf_append(&self.line, p, <size_t> (stop - p))
                 self.take_line(self.line.p + self.line.off, self.line.len, out)
@@ -79,10 +82,13 @@ cdef class EventReader:
                 self.take_line(p, <size_t> (stop - p), out)
             self.after_cr = stop == cr
             p = stop + 1
-        if self.overflow:
-            buf_free(&self.line)
-            buf_free(&self.data)
         return out
+
+    cdef void spoil(self) noexcept:
+        if not self.spoilt:
+            self.spoilt = True
+            self.dropped += 1
+            buf_free(&self.data)
 
     cdef int take_line(self, const char* p, size_t n, list out) except -1:
         cdef const char* colon
@@ -97,7 +103,7 @@ cdef class EventReader:
         if p[0] == b":":
             return 0
         if n > self.limit:
-            self.overflow = True
+            self.spoil()
             return 0
         colon = <const char*> memchr(p, b":", n)
         if colon == NULL:
@@ -115,10 +121,11 @@ cdef class EventReader:
         cdef int64_t number = 0
         if n == 4 and memcmp(name, b"data", 4) == 0:
             if self.data.len + m > self.limit:
-                self.overflow = True
-                return 0
-            buf_append(&self.data, value, m)
-            buf_append(&self.data, b"\n", 1)
+                self.spoil()
+            if not self.spoilt:
+                if m:
+                    buf_append(&self.data, value, m)
+                buf_append(&self.data, b"\n", 1)
         elif n == 5 and memcmp(name, b"event", 5) == 0:
             self.kind = value[:m]
         elif n == 2 and memcmp(name, b"id", 2) == 0:
@@ -145,6 +152,7 @@ cdef class EventReader:
         self.kind = None
         self.ident = None
         self.retry = None
+        self.spoilt = False
         return 0
 
 

@@ -3,6 +3,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from agw._fast.reactor cimport Handler
+from agw._fast.tls cimport Tls
 
 cdef enum:
     HIGH_WATER = 131072         # queued octets at which the producer is paused
@@ -25,9 +26,15 @@ cdef class Stream(Handler):
     cdef bint peer_closed       # the peer sent FIN
     cdef bint fin_after_flush
     cdef uint64_t* sent             # where octets given to send() are counted, or NULL
+    cdef Tls tls                    # None: octets go as they are
 
     cdef Py_ssize_t receive(self, char* p, size_t n) noexcept
     cdef int send(self, const char* p, size_t n) except -2
     cdef int send2(self, const char* a, size_t na, const char* b, size_t nb) except -2
     cdef int flush(self) noexcept
     cdef void shut_write(self) noexcept
+    cdef Py_ssize_t receive_tls(self, char* p, size_t n) noexcept
+    cdef int send_tls(self, const char* a, size_t na, const char* b, size_t nb) except -2
+    cdef int push(self, const char* p, size_t n) except -2
+    cdef int push_bytes(self, bytes octets) noexcept
+    cdef bint silent(self) noexcept

@@ -6,8 +6,8 @@ What happens where:
 - a route without name is `route<i>` by its position in its list; the route of the `mcp` block is `mcp`;
 - a route without matches matches the prefix `/`; without hostnames, or with `*`, any host;
 - backends become clusters and MCP backends by `agw.config.backends`, ports become binds by `agw.config.listeners`;
-- the `mcp` block serves exactly `/mcp`, and `/mcp/<name>` for each of its virtual servers. agentgateway's `/sse` belongs
-  to it as well and is not implemented yet, so no route claims it;
+- the `mcp` block serves exactly `/mcp` and, for clients of 2024-11-05, `/sse`, and `/mcp/<name>` for each of its virtual
+  servers;
 - `urlRewrite.authority` that is not given stays `unset`: the data plane then sends the cluster's authority.
 
 Problems are recorded, never raised; a plan built with problems must not be used.
@@ -21,7 +21,7 @@ from agw.config import values
 from agw.config.backends import Backends
 from agw.config.check import Context, MatchKey, Names, Ports, hostnames_meet
 from agw.config.listeners import DEFAULT, Listener, Listeners
-from agw.config.mcp_backends import MCP_PATH
+from agw.config.mcp_backends import MCP_PATH, SSE_PATH
 from agw.config.model import BindRoute, Config, NamedMatch, PathMatch, RouteMatch, ValueMatch
 from agw.config.model_mcp import SimpleMcp
 from agw.config.policies import PolicySet, Targeted, convert, plan_of, tls_of
@@ -247,7 +247,7 @@ class _PlanBuilder:
         own = {**own, **convert(self.context, block.policies, (*path, "policies"))} if block.policies else own
         self.route_names.append("mcp")
         reference = self.backends.mcp_block(block, tls_of(own), path)
-        paths = [MCP_PATH, *(f"{MCP_PATH}/{server.name}" for server in block.virtual_servers)]
+        paths = [MCP_PATH, *([SSE_PATH] if block.stateful_mode == "stateful" else []), *(f"{MCP_PATH}/{server.name}" for server in block.virtual_servers)]
         plan = RoutePlan("mcp", "", [], [MatchPlan("exact", text) for text in paths], [] if reference is None else [reference])
         self._attach(plan, [("exact", text, "", (), ()) for text in paths], own, listeners, path, True)
 

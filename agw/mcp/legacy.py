@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 from agw._fast.call import Call
 from agw._fast.jsonrpc import EnvelopeError, locate
 from agw.mcp import errors, message
-from agw.mcp.legacy_session import MAX_IN_FLIGHT, Flight, LegacySession
+from agw.mcp.legacy_session import MAX_IN_FLIGHT, Flight, LegacySession, open_ear
 from agw.mcp.message import Message
 from agw.mcp.peer import Hello
 from agw.mcp.revisions import LEGACY, newest_common
-from agw.mcp.streams import Answer
+from agw.mcp.streams import Answer, Reporter
 
 if TYPE_CHECKING:
     from agw.mcp.service import McpService
@@ -75,7 +75,7 @@ class LegacyFront:
 
     def _request(self, call: Call, session: LegacySession, note: Message, answer: Answer) -> None:
         ident = note.ident or b"null"
-        if ident in session.flights:
+        if ident in session.flights or ident in self.service.ways.flights(session.token):
             raise errors.RpcError(errors.INVALID_REQUEST, "a request with this id is under way", status=400)
         if len(session.flights) >= MAX_IN_FLIGHT:
             raise errors.RpcError(errors.INTERNAL, "too many requests of this session are under way", status=503)
@@ -87,10 +87,12 @@ class LegacyFront:
             answer.finish(message.result(ident, done))
             return
         session.flights[ident] = flight
-        flight.task = self._run(call, self._perform(session, note, flight, answer, headers), answer, ident)
+        answer.on_end = lambda: session.landed(ident, flight)
+        flight.task = self._run(call, self.perform(session, note, flight, answer, headers), answer, ident)
         flight.task.add_done_callback(lambda _: session.landed(ident, flight))
 
-    async def _perform(self, session: LegacySession, note: Message, flight: Flight, answer: Answer, headers: list[tuple[bytes, bytes]]) -> None:
+    async def perform(self, session: LegacySession, note: Message, flight: Flight, answer: Reporter, headers: list[tuple[bytes, bytes]]) -> None:
+        """Carry out a request of a session and answer it."""
         method, ident = note.method or "", note.ident or b"null"
         if method == "logging/setLevel":
             result = await session.set_level(note.params)
@@ -104,13 +106,7 @@ class LegacyFront:
         return self.service.serve(call, work, answer, ident, legacy=True)
 
     async def _initialize(self, view: View, note: Message, call: Call, answer: Answer) -> None:
-        params = message.members(note.params)
-        wanted = message.text(params.get("protocolVersion"))
-        if wanted is None or "capabilities" not in params or "clientInfo" not in params:
-            raise errors.RpcError(errors.INVALID_PARAMS, "initialize needs protocolVersion, capabilities and clientInfo", status=400)
-        version = newest_common(wanted, LEGACY)
-        hello = Hello(version, bytes(params["capabilities"]), bytes(params["clientInfo"]))
-        session, result = await self.service.open_session(view, hello, call)
+        session, result = await self.service.open_session(view, hello_of(note), call)
         ident = note.ident or b"null"
         lines = b"" if session is None else b"Mcp-Session-Id: " + session.token + b"\r\n"
         answer.finish(message.result(ident, result), lines=lines)
@@ -185,7 +181,7 @@ class LegacyFront:
                 session.standalone.close()
             session.standalone = stream
             stream.attach(call, prime=prime, retry_ms=RETRY_MS if prime else None)
-            self.service.spawn(session.for_each(_listen))
+            self.service.spawn(session.for_each(open_ear))
         call.forget()
 
     def delete(self, call: Call, view: View) -> None:
@@ -193,14 +189,19 @@ class LegacyFront:
         session = self.service.session_of(call, view)
         if session is None:
             return
-        self.service.spawn(self.service.end_session(session))
+        # Before the answer: the client's next request may be here sooner than the task.
+        self.service.forget_session(session)
+        self.service.spawn(session.close())
         call.reply(200, None, b"")
 
 
-async def _listen(peer: object) -> None:
-    listen = getattr(peer, "listen", None)
-    if listen is not None:
-        await listen()
+def hello_of(note: Message) -> Hello:
+    """What `initialize` says of the client, with the version we answer. Errors: RpcError."""
+    params = message.members(note.params)
+    wanted = message.text(params.get("protocolVersion"))
+    if wanted is None or not all(bytes(params.get(name, b"")).startswith(b"{") for name in ("capabilities", "clientInfo")):
+        raise errors.RpcError(errors.INVALID_PARAMS, "initialize needs protocolVersion, capabilities and clientInfo", status=400)
+    return Hello(newest_common(wanted, LEGACY), bytes(params["capabilities"]), bytes(params["clientInfo"]))
 
 
 def answer_at_once(session: LegacySession, note: Message) -> bytes | None:

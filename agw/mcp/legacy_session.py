@@ -27,16 +27,17 @@ from agw.mcp import errors, message
 from agw.mcp.bridge import rounds
 from agw.mcp.conversation import AnyPeer, Conversation
 from agw.mcp.message import Message
-from agw.mcp.peer import Hello, LegacyPeer, SessionGone, VersionRefused, drop_begun
+from agw.mcp.peer import Hello, LegacyPeer, SessionGone, Sink, VersionRefused, drop_begun
 from agw.mcp.replay import Replay, ReplayStore
 from agw.mcp.revisions import LOG_LEVELS
 from agw.mcp.session import SessionState, UpstreamSession
-from agw.mcp.streams import Answer, EventStream
+from agw.mcp.streams import EventStream, Reporter
 from agw.mcp.target import Target
-from agw.mcp.transport import TransportError
+from agw.mcp.transport import Headers, TransportError
 from agw.mcp.transports.origin import Stream
 
 if TYPE_CHECKING:
+    from agw.mcp.farm import Pooled
     from agw.mcp.view import View
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ class Flight:
 
     __slots__ = ("answer", "begun", "session", "target", "task")
 
-    def __init__(self, session: LegacySession, answer: Answer) -> None:
+    def __init__(self, session: LegacySession, answer: Reporter) -> None:
         self.session = session
         self.answer = answer
         self.target: Target | None = None
@@ -126,6 +127,8 @@ class LegacySession(Conversation):
 
     async def _open(self, target: Target) -> AnyPeer:
         """A session with a target: the one named in our id, a new one, or the bridge to a modern-only target."""
+        if target.plan.stdio is not None and target.plan.stdio.sharing == "shared":
+            return await self._share(target)
         if target.verdict("legacy") is not False:
             peer = LegacyPeer(target, self.hello)
             peer.on_stray = self._on_stray
@@ -158,6 +161,14 @@ class LegacySession(Conversation):
                 return peer
         return await self.view.bridged(self, target)
 
+    async def _share(self, target: Target) -> AnyPeer:
+        """One process for everybody, by the operator's choice: nobody can be asked anything through it."""
+        hello = self.hello._replace(capabilities=b"{}")
+        pooled = await self.view.farm.borrow(target, hello, b"shared " + hello.version.encode(), alone=False, many=True)
+        self.view.farm.give_back(pooled)
+        self.view.note_capabilities(target, pooled.peer)
+        return SharedPeer(pooled)
+
     async def _set_up(self, peer: LegacyPeer) -> None:
         if self.level is not None and "logging" in peer.capabilities:
             await self._tell(peer, "logging/setLevel", b'{"level":%b}' % self.level)
@@ -178,8 +189,9 @@ class LegacySession(Conversation):
         self.view.service.remember(self)
 
     def landed(self, ident: bytes, flight: Flight) -> None:
-        """A request of the client is over."""
-        self.flights.pop(ident, None)
+        """A request of the client is over. Its id may be under way anew by now."""
+        if self.flights.get(ident) is flight:
+            del self.flights[ident]
         drop_begun(flight)
 
     # ------------------------------------------------------------------------------------------ what survives
@@ -429,6 +441,34 @@ class LegacySession(Conversation):
 
 
 
+
+
+async def open_ear(peer: AnyPeer) -> None:
+    """Have a peer listen for what belongs to no request, if it can."""
+    listen = getattr(peer, "listen", None)
+    if listen is not None:
+        await listen()
+
+
+class SharedPeer:
+    """A session's view of a peer that many sessions use: it is not this session's to close."""
+
+    def __init__(self, pooled: Pooled) -> None:
+        self.pooled = pooled
+        self.target = pooled.peer.target
+        self.result = pooled.peer.result
+        self.capabilities = pooled.peer.capabilities
+
+    async def request(
+        self, method: str, params: bytes | None, ident: bytes, sink: Sink | None, *, headers: Headers = (), timeout_s: float | None = None
+    ) -> bytes:
+        """See LegacyPeer.request."""
+        self.pooled.last_used = time.monotonic()
+        return await self.pooled.peer.request(method, params, ident, sink, headers=headers, timeout_s=timeout_s)
+
+    async def fetch(self, method: str, params: bytes, hello: Hello) -> bytes:
+        """See LegacyPeer.fetch."""
+        return await self.pooled.peer.fetch(method, params, hello)
 
 
 class StatelessSession(LegacySession):

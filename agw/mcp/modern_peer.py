@@ -23,7 +23,7 @@ from agw.mcp import errors, message, revisions
 from agw.mcp.bridge.requests import Envelope, with_envelope
 from agw.mcp.message import Members, Message, MessageError
 from agw.mcp.param_headers import encode_value
-from agw.mcp.peer import Flight, Hello, Sink, is_stream, outcome, take_begun
+from agw.mcp.peer import Flight, Hello, Sink, is_plain_id, is_stream, outcome, take_begun
 from agw.mcp.target import Target, header_lines
 from agw.mcp.transport import Headers, TransportError
 from agw.mcp.transports.http import HttpTransport
@@ -134,6 +134,8 @@ class ModernPeer:
 
     def _fly(self, method: str, params: bytes | None, ident: bytes, sink: Sink | None) -> tuple[Flight, bytes | None]:
         if not self.target.is_channel:
+            if not is_plain_id(ident) and (sink is None or sink.begun is None):
+                ident = b'"agw-id-%d"' % next(self._ids)
             return Flight(ident, method, sink, None, None), params
         own = b"%d" % next(self._ids)
         token = None

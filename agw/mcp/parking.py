@@ -96,7 +96,7 @@ class Parked:
         peer = self.pooled.peer
         before = set(peer.flights)
         self.task = asyncio.get_running_loop().create_task(
-            peer.request(self.method, params, ident, self._sink, headers=headers, timeout_s=timeout_s if timeout_s is not None else TTL_S))
+            peer.request(self.method, params, ident, self._sink, headers=headers, timeout_s=timeout_s))
         self.task.add_done_callback(lambda _: self._ended(before))
 
     def _ended(self, before: set[bytes]) -> None:

@@ -27,6 +27,7 @@ from agw.mcp.farm import Farm
 from agw.mcp.headers import passing
 from agw.mcp.legacy import SESSION_HEADER, LegacyFront
 from agw.mcp.legacy_session import LegacySession, StatelessSession
+from agw.mcp.legacy_sse import SseFront
 from agw.mcp.listen import Listener, listen
 from agw.mcp.message import Message
 from agw.mcp.modern import ModernFront, ModernRequest
@@ -35,7 +36,7 @@ from agw.mcp.parking import Parking
 from agw.mcp.peer import Hello, SessionGone
 from agw.mcp.seal import KeyRing
 from agw.mcp.session import SessionState, UpstreamSession
-from agw.mcp.streams import Answer
+from agw.mcp.streams import Answer, Reporter
 from agw.mcp.view import View
 from agw.mcp.ways import Ways
 
@@ -85,11 +86,12 @@ class McpService:
     def __init__(self, endpoint: McpEndpoint, host: Host) -> None:
         self.host = host
         self.sessions: dict[bytes, LegacySession] = {}
-        self.answers: set[Answer] = set()
+        self.answers: set[Reporter] = set()
         self.listeners: set[Listener] = set()
         self.tasks: set[asyncio.Task[Any]] = set()
         self.legacy = LegacyFront(self)
         self.modern = ModernFront(self)
+        self.sse = SseFront(self)
         self._begun: Stream | None = None
         self._ended: dict[bytes, None] = {}
         self.replicas: dict[bytes, LegacySession] = {}
@@ -125,6 +127,7 @@ class McpService:
                 self.spawn(self.end_session(session))
                 continue
             session.view = view
+            self.ways.open(session)
             for name in [name for name, peer in session.peers.items() if names.get(name) is not peer.target]:
                 self.spawn(session.drop_peer(name))
         self.spawn(before.close())
@@ -167,14 +170,19 @@ class McpService:
                 errors.INVALID_REQUEST, "Host or Origin is not allowed here", status=refused, reason="guard", always=True)
         if guard.active:
             self.ways.table.learn_host(hosts[0])
+        if call.path.endswith(b"/sse") and self.endpoint.plan.stateful and (call.method == "POST" or call.method == "GET"):
+            self._over_sse(call)
+            return
         view = self._view(call)
         if call.method == "POST":
             self._post(call, view)
             return
+        if call.method != "GET" and call.method != "DELETE":
+            self._not_allowed(call, b"Allow: GET, POST, DELETE\r\n")
+            return
         versions = call.values(b"mcp-protocol-version")
         if not self.endpoint.plan.stateful or any(version.decode("latin-1") in revisions.MODERN for version in versions):
-            refusal = errors.RpcError(errors.INVALID_REQUEST, "method not allowed here")
-            call.reply(405, b"application/json", _failure(None, refusal), b"Allow: POST\r\n", MCP_REASON)
+            self._not_allowed(call, b"Allow: POST\r\n")
             return
         if call.method == "GET":
             if not ladder.accepts(call.values(b"accept"))[1]:
@@ -182,6 +190,20 @@ class McpService:
             self.legacy.get(call, view)
         else:
             self.legacy.delete(call, view)
+
+    def _not_allowed(self, call: Call, allow: bytes) -> None:
+        refusal = errors.RpcError(errors.INVALID_REQUEST, "method not allowed here")
+        call.reply(405, b"application/json", _failure(None, refusal), allow, MCP_REASON)
+
+    def _over_sse(self, call: Call) -> None:
+        """2024-11-05: the path before `/sse` names the view."""
+        if call.method == "POST":
+            self.sse.post(call)
+        elif not ladder.accepts(call.values(b"accept"))[1]:
+            raise errors.RpcError(errors.INVALID_REQUEST, "Not Acceptable: GET answers with text/event-stream", status=406, always=True)
+        else:
+            name = call.path.split(b"/")[-2]
+            self.sse.get(call, self.virtual.get(name, self.view))
 
     def _post(self, call: Call, view: View) -> None:
         if not ladder.is_json(call.header(b"content-type")):
@@ -221,7 +243,7 @@ class McpService:
     def _is_legacy(self, call: Call) -> bool:
         return not any(version.decode("latin-1") in revisions.MODERN for version in call.values(b"mcp-protocol-version"))
 
-    def serve(self, call: Call, work: Coroutine[Any, Any, None], answer: Answer, ident: bytes | None, *, legacy: bool) -> asyncio.Task[None]:
+    def serve(self, call: Call, work: Coroutine[Any, Any, None], answer: Reporter, ident: bytes | None, *, legacy: bool) -> asyncio.Task[None]:
         """Run the handling of one request to its end, whatever that is."""
         task = asyncio.get_running_loop().create_task(self._served(call, work, answer, ident, legacy))
         self.tasks.add(task)
@@ -230,7 +252,7 @@ class McpService:
         task.add_done_callback(lambda _: self.answers.discard(answer))
         return task
 
-    async def _served(self, call: Call, work: Coroutine[Any, Any, None], answer: Answer, ident: bytes | None, legacy: bool) -> None:
+    async def _served(self, call: Call, work: Coroutine[Any, Any, None], answer: Reporter, ident: bytes | None, legacy: bool) -> None:
         try:
             await work
         except errors.RpcError as error:
@@ -264,8 +286,8 @@ class McpService:
         return b""
 
     def forwarded(self, call: Call) -> list[tuple[bytes, bytes]]:
-        """The caller's header fields that go to targets: trace context, and what the plan lists."""
-        return passing(call.headers, pipe=self.view.is_plain)
+        """The caller's header fields that may go to targets."""
+        return passing(call.headers)
 
     # ------------------------------------------------------------------------------------------ sessions
 
@@ -290,11 +312,24 @@ class McpService:
             name: UpstreamSession((peer.sid or b"").decode("latin-1"), peer.version)
             for name, peer in session.legacy_peers() if not peer.target.is_channel
         }
-        session.state = SessionState(**{**_fields(state), "upstream": upstream})
+        session.state = SessionState(**{**_fields(state), "version": session.hello.version, "upstream": upstream})
         session.token = session.state.pack(self.host.ring, session.principal)
         self.sessions[session.token] = session
         self.ways.open(session)
         return session, result
+
+    async def open_channel(self, view: View, hello: Hello, principal: bytes) -> tuple[LegacySession, bytes]:
+        """A session that lives as long as its HTTP+SSE stream; its id goes to nobody."""
+        now = int(time.time())
+        state = SessionState(
+            version=hello.version, capabilities=hello.capabilities, client_info=hello.client_info, backend=view.name, created=now, expires=now,
+            uuid=os.urandom(16), instance=self.host.instance, slot=self.host.index)
+        session = LegacySession(view, hello, principal, state, b"")
+        try:
+            return session, await view.initialize(session)
+        except BaseException:
+            await session.close()
+            raise
 
     def session_of(self, call: Call, view: View) -> LegacySession | None:
         """The session a call belongs to; None when the call was passed on to the session's home.
@@ -356,7 +391,7 @@ class McpService:
         replica.is_replica = True
         self.ways.open(replica)
 
-    def _send_home(self, call: Call, answer: Answer, ident: bytes | None) -> None:
+    def _send_home(self, call: Call, answer: Reporter, ident: bytes | None) -> None:
         token = call.header(SESSION_HEADER) or b""
         self.ways.close(token)
         replica = self.replicas.pop(token, None)
@@ -378,6 +413,11 @@ class McpService:
 
     async def end_session(self, session: LegacySession) -> None:
         """Forget a session and end what stands behind it."""
+        self.forget_session(session)
+        await session.close()
+
+    def forget_session(self, session: LegacySession) -> None:
+        """From now on its id is unknown."""
         self.sessions.pop(session.token, None)
         self.ways.close(session.token)
         if session.state.created <= self.host.started:
@@ -386,11 +426,11 @@ class McpService:
             if len(self._ended) > MAX_ENDED:
                 del self._ended[next(iter(self._ended))]
         self.host.journal.drop(session.state.uuid)
-        await session.close()
 
     def all_sessions(self) -> Iterator[LegacySession]:
         """Every session of this worker."""
         yield from list(self.sessions.values())
+        yield from self.sse.sessions()
 
     # ------------------------------------------------------------------------------------------ time, change, end
 
@@ -398,10 +438,11 @@ class McpService:
         """Called every few seconds: keep streams alive, end what is idle for too long."""
         now = time.monotonic()
         ttl = self.endpoint.plan.session_ttl_ns / 1e9
+        self.sse.sweep()
         for answer in list(self.answers):
             if now - answer.since > KEEP_ALIVE_S:
                 answer.keep_alive()
-        for session in self.all_sessions():
+        for session in list(self.sessions.values()):
             if session.standalone is not None and session.standalone.call is not None:
                 session.last_used = now
                 session.standalone.keep_alive()
@@ -425,12 +466,22 @@ class McpService:
         for listener in list(self.listeners):
             listener.changed(method)
 
+    def drain(self) -> None:
+        """The worker is about to leave: streams that could stay open for ever end now, so that clients come back elsewhere."""
+        for session in list(self.sessions.values()):
+            if session.standalone is not None:
+                session.standalone.part(None)
+        for listener in list(self.listeners):
+            listener.leave()
+        self.spawn(self.sse.close())
+
     async def close(self) -> None:
         """The end of the worker or of the backend."""
         await asyncio.gather(*(self.end_session(session) for session in self.all_sessions()), return_exceptions=True)
         for task in list(self.tasks):
             if task is not asyncio.current_task():
                 task.cancel()
+        await self.sse.close()
         await self.parking.close()
         await self.view.catalogue.close()
         await self.farm.close()

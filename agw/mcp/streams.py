@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from agw._fast.call import Call
 from agw.mcp.message import one_line
@@ -91,6 +92,21 @@ class EventStream:
         self.call = None
 
 
+class Reporter(Protocol):
+    """Where what there is to say about one request is reported."""
+
+    call: Call
+    done: bool
+    since: float
+
+    def begin(self, retry_ms: int | None = None) -> EventStream | None: ...
+    def send(self, raw: bytes) -> None: ...
+    def part(self, retry_ms: int | None) -> None: ...
+    def finish(self, raw: bytes, status: int = 200, lines: bytes = b"") -> None: ...
+    def drop(self) -> None: ...
+    def keep_alive(self) -> None: ...
+
+
 class Answer:
     """The answer to one POST. Whoever handles the request reports messages here and ends with `finish`."""
 
@@ -103,6 +119,8 @@ class Answer:
         self._open_stream = open_stream
         self.done = False
         self.since = time.monotonic()
+        self.on_end: Callable[[], object] | None = None
+        """Called right before the last thing is said: who hears it may reuse the request's id at once."""
 
     def begin(self, retry_ms: int | None = None) -> EventStream | None:
         """Make it an event stream, if the caller takes one."""
@@ -130,6 +148,8 @@ class Answer:
         if self.done:
             return
         self.done = True
+        if self.on_end is not None:
+            self.on_end()
         if self.stream is not None:
             self.stream.send(raw)
             self.stream.close()

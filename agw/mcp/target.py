@@ -23,6 +23,7 @@ from agw.mcp.transport import Transport, TransportError
 from agw.mcp.transports.http import HttpTransport
 from agw.mcp.transports.openapi import OpenApiTransport
 from agw.mcp.transports.origin import Origin, Stream
+from agw.mcp.transports.sse import SseTransport
 from agw.mcp.transports.stdio import ChildLimit, StdioTransport
 from agw.runtime.plan import HeaderOps, McpTargetPlan
 
@@ -80,8 +81,6 @@ class Target:
         if plan.kind == "http":
             self._make = lambda: HttpTransport(origin, path)
         elif plan.kind == "sse":
-            from agw.mcp.transports.sse import SseTransport
-
             self._make = lambda: SseTransport(origin, path)
         else:
             assert plan.openapi is not None

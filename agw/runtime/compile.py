@@ -1,4 +1,4 @@
-"""Plan to Snapshot. Pure: reads no file, opens nothing, knows no clock.
+"""Plan to Snapshot. Pure: reads no file (but the system's CA certificates), opens nothing, knows no clock.
 
 Rules:
 - `compile_steps` is a generator that yields often, so that a worker can spread a 10,000-route compile over many turns of
@@ -9,6 +9,7 @@ Rules:
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Generator
 from typing import Any
 
@@ -18,9 +19,11 @@ import orjson
 from agw._fast.policy import Bind, Choice, Cors, HeaderEdits, Http, Match, Route, header_line
 from agw._fast.pool import Cluster
 from agw._fast.router import Router
+from agw._fast.tls import ClientTls, ServerTls
 from agw.runtime.endpoint import McpEndpoint
 from agw.runtime.plan import (
     BackendRef,
+    BindPlan,
     ClusterPlan,
     CorsPlan,
     DirectResponsePlan,
@@ -32,6 +35,7 @@ from agw.runtime.plan import (
     RoutePlan,
 )
 from agw.runtime.snapshot import BindKey, LabelIndex, Snapshot
+from agw.runtime.tls import TlsError, client_context, server_context
 
 STEP = 64
 """Routes compiled between two yields: about a millisecond of work."""
@@ -44,17 +48,18 @@ class CompileError(ValueError):
 
 
 class Redirect:
-    """`requestRedirect`, ready to make a Location. Called once per redirected request."""
+    """`requestRedirect`, ready to make a Location. Called once per redirected request. `scheme`: the listener's."""
 
-    def __init__(self, plan: RedirectPlan) -> None:
+    def __init__(self, plan: RedirectPlan, scheme: str = "http") -> None:
         self.status = plan.status
         self._plan = plan
+        self._scheme = scheme
 
     def location(self, host: bytes, path: bytes, query: bytes | None, prefix_len: int) -> bytes:
         """The absolute URL to go to; `prefix_len` octets of `path` were matched by the route's prefix."""
         plan = self._plan
         name, port = split_authority(host.decode("latin-1"))
-        scheme = plan.scheme or "http"
+        scheme = plan.scheme or self._scheme
         if plan.authority_mode == "full":
             name, port = split_authority(plan.authority)
         elif plan.authority_mode == "host":
@@ -141,7 +146,7 @@ def service_choice(ref: BackendRef, endpoint: McpEndpoint) -> Choice:
     return choice
 
 
-def choice(ref: BackendRef, cluster_plan: ClusterPlan, cluster: Cluster, policies: PolicyPlan) -> Choice:
+def choice(ref: BackendRef, cluster_plan: ClusterPlan, cluster: Cluster, policies: PolicyPlan, scheme: str = "http") -> Choice:
     """One weighted backend of a route, with everything about the rewritten head decided."""
     own = ref.policies or PolicyPlan()
     request_ops = merge_ops(policies.request_headers, own.request_headers)
@@ -184,7 +189,7 @@ def choice(ref: BackendRef, cluster_plan: ClusterPlan, cluster: Cluster, policie
         host_part=host_part,
         path=path,
         path_prefix=path_prefix,
-        redirect=Redirect(own.request_redirect) if own.request_redirect else None,
+        redirect=Redirect(own.request_redirect, scheme) if own.request_redirect else None,
         response_timeout_ns=own.backend_timeout_ns or policies.backend_timeout_ns,
     )
 
@@ -215,21 +220,65 @@ def compile_route(
     """One route as attached to one listener."""
     key = (bind, listener.gateway, listener.name, route.name, route.rule)
     policies = route.policies
+    scheme = "https" if listener.tls is not None else "http"
     return Route(
         route.name,
         labels.route(key),
         key,
         log_fragment(listener.gateway, listener.name, route.rule, route.name),
         [
-            service_choice(ref, endpoints[ref.mcp]) if ref.mcp >= 0 else choice(ref, plan.clusters[ref.cluster], clusters[ref.cluster], policies)
+            service_choice(ref, endpoints[ref.mcp]) if ref.mcp >= 0 else choice(ref, plan.clusters[ref.cluster], clusters[ref.cluster], policies, scheme)
             for ref in route.backends
         ],
         cors=cors(policies.cors),
         reply_edits=edits(policies.response_headers),
-        redirect=Redirect(policies.request_redirect) if policies.request_redirect else None,
+        redirect=Redirect(policies.request_redirect, scheme) if policies.request_redirect else None,
         direct=direct(policies.direct_response),
         request_timeout_ns=policies.request_timeout_ns,
     )
+
+
+def client_tls(plan: ClusterPlan) -> ClientTls | None:
+    """How a cluster speaks TLS. The context is shared by all clusters that differ in nothing but the name."""
+    if plan.tls is None:
+        return None
+    name = plan.tls.server_name or plan.host
+    if not name and plan.tls.verify and plan.tls.verify_host:
+        raise CompileError(f"backend {plan.name}: TLS over a unix socket needs the server's name")
+    try:
+        context = client_context(plan.tls)
+        # What Python would refuse for every connection is refused here.
+        context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=name or None)
+    except TlsError as error:
+        raise CompileError(f"backend {plan.name}: {error}") from None
+    except (ValueError, TypeError):
+        raise CompileError(f"backend {plan.name}: {name!r} cannot be a server's name") from None
+    return ClientTls(context, name)
+
+
+def server_tls(plan: BindPlan) -> ServerTls | None:
+    """How a bind's connections speak TLS: one context per different `tls` of its listeners, the first for who names none."""
+    speaking = [listener for listener in plan.listeners if listener.tls is not None]
+    if not speaking:
+        return None
+    if len(speaking) != len(plan.listeners):
+        raise CompileError(f"{plan.name}: listeners with and without TLS cannot share a port")
+    contexts: list[ssl.SSLContext] = []
+    demands: list[object] = []
+    known: dict[bytes, int] = {}
+    listeners: list[tuple[str, int]] = []
+    for listener in speaking:
+        assert listener.tls is not None
+        key = msgspec.msgpack.encode(listener.tls)
+        if key not in known:
+            try:
+                contexts.append(server_context(listener.tls))
+            except TlsError as error:
+                raise CompileError(f"listener {listener.gateway}/{listener.name}: {error}") from None
+            known[key] = len(demands)
+            demands.append((listener.tls.min_version, listener.tls.client_ca))
+        listeners.append((listener.hostname.lower(), known[key]))
+    return ServerTls(contexts, demands, listeners)
 
 
 def compile_steps(plan: Plan, generation: int, labels: LabelIndex, previous: Snapshot | None) -> Generator[None, None, Snapshot]:
@@ -242,7 +291,7 @@ def compile_steps(plan: Plan, generation: int, labels: LabelIndex, previous: Sna
         cluster = by_identity.get(identity) or known.get(identity)
         if cluster is None:
             protocol = "mcp" if cluster_plan.kind == "mcp" else "http"
-            cluster = Cluster(cluster_plan, labels.backend((cluster_plan.name, protocol, cluster_plan.target)))
+            cluster = Cluster(cluster_plan, labels.backend((cluster_plan.name, protocol, cluster_plan.target)), client_tls(cluster_plan))
         by_identity[identity] = cluster
         clusters.append(cluster)
         if i % STEP == STEP - 1:
@@ -279,7 +328,7 @@ def compile_steps(plan: Plan, generation: int, labels: LabelIndex, previous: Sna
         first = bind_plan.listeners[0]
         label = labels.route((bind_plan.name, first.gateway, first.name, "", ""))
         router = yield from Router.build_steps(listeners)
-        binds[key] = Bind(str(key), router, matches, http, log_fragment(first.gateway, first.name, "", ""), label)
+        binds[key] = Bind(str(key), router, matches, http, log_fragment(first.gateway, first.name, "", ""), label, server_tls(bind_plan))
         yield
     return Snapshot(generation, plan, binds, by_identity, endpoints)
 

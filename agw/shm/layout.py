@@ -59,6 +59,8 @@ GAUGES = (
     "relay_pauses_total",
     "loop_lag_ns",
     "internal_errors_total",
+    "tls_handshakes_total",
+    "tls_handshake_failures_total",
 )
 """Names of the words in a slot, in the order of the G_ enumeration in _fast/arena.pxd."""
 

@@ -93,6 +93,8 @@ METRICS: tuple[Metric, ...] = (
     _worker("accept_paused", "counter", "Times accepting stopped for want of descriptors or at the connection limit."),
     _worker("relay_pauses", "counter", "Times reading stopped because the other side was slower."),
     _worker("loop_lag_seconds", "gauge", "Lateness of the last loop timer.", source="loop_lag_ns", unit="seconds"),
+    _worker("tls_handshakes", "counter", "TLS handshakes completed with clients."),
+    _worker("tls_handshake_failures", "counter", "Client connections that ended before their TLS handshake was complete."),
     Metric("worker_ready", "gauge", "", WORKER_LABELS, "slot", "state", "1 if the worker takes traffic, else 0."),
     Metric("worker_generation", "gauge", "", WORKER_LABELS, "slot", "generation", "Configuration the worker runs."),
     Metric("worker_heartbeat_age_seconds", "gauge", "seconds", WORKER_LABELS, "slot", "heartbeat_age_ns",

@@ -78,6 +78,11 @@ class McpHost:
             for service in self.services.values():
                 service.sweep()
 
+    def drain(self) -> None:
+        """The worker is about to leave."""
+        for service in self.services.values():
+            service.drain()
+
     async def close(self) -> None:
         """The worker leaves: sessions upstream and processes end."""
         await asyncio.gather(*(service.close() for service in self.services.values()), return_exceptions=True)

@@ -151,6 +151,8 @@ class Worker:
         for cluster in self.snapshot.clusters.values():
             if cluster.waiting_count():
                 cluster.expire_waiters()
+            if cluster.tls is not None and (problem := cluster.take_problem()):
+                log.warning("no TLS connection to a backend", extra={"backend": cluster.plan.name, "problem": problem})
         if self.mcp is not None:
             self.mcp.tick()
         self.retired = [a for a in self.retired if a.connection_count()]
@@ -315,6 +317,8 @@ class Worker:
         self.deadline_ns = deadline_ns
         self.slot.set(layout.W_STATE, layout.DRAINING)
         self.context.drain()
+        if self.mcp is not None:
+            self.mcp.drain()
         self.loop.call_later(QUIET_S, self._stop_listening)
 
     def _stop_listening(self) -> None:

@@ -1,4 +1,4 @@
-"""The messages of an event stream: what streamable HTTP and HTTP+SSE read in the same way.
+"""What streamable HTTP and HTTP+SSE read in the same way: the messages of event streams, and refusals.
 
 Rules:
 - a message is the data of an event of type `message`; other types are for whoever asked for the raw events;
@@ -9,10 +9,11 @@ Rules:
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from agw._fast.sse import Event, EventReader
-from agw.mcp.message import MessageError, split_batch
-from agw.mcp.transport import Headers, TransportError
+from agw.mcp.message import MessageError, failure, members, parse, split_batch
+from agw.mcp.transport import Headers, Reply, TransportError
 from agw.mcp.transports.origin import Stream
 
 MIN_RETRY_S = 0.1
@@ -62,23 +63,54 @@ class Position:
 
 
 class Events:
-    """The events of one connection of a stream."""
+    """The events of one connection of a stream.
 
-    def __init__(self, stream: Stream, max_event_bytes: int) -> None:
-        self.stream = stream
+    An event above the bound goes to `on_dropped`, as a TransportError of kind `limit`; by default it is raised.
+    """
+
+    def __init__(self, stream: Stream, max_event_bytes: int, on_dropped: Callable[[TransportError], None] | None = None) -> None:
+        self._stream = stream
         self._reader = EventReader(max_event_bytes)
+        self._on_dropped = on_dropped
+        self._dropped = 0
 
     async def next(self) -> list[Event] | None:
         """What came next, at least one event; None at the end. Errors: TransportError."""
         while True:
-            if self._reader.overflow:
-                raise TransportError("limit", "an event is larger than allowed")
-            data = await self.stream.read()
+            data = await self._stream.read()
             if not data:
                 return None
             events = self._reader.feed(data)
+            if self._reader.dropped != self._dropped:
+                self._dropped = self._reader.dropped
+                error = TransportError("limit", "an event is larger than allowed")
+                if self._on_dropped is None:
+                    raise error
+                self._on_dropped(error)
             if events:
                 return events
+
+
+def answers(raw: bytes, ident: bytes) -> bool:
+    """Is it the response with this raw id, or an error for a request whose id the target could not read?
+
+    Errors: MessageError.
+    """
+    found = parse(raw)
+    return found.kind == "response" and (found.ident == ident or (found.ident == b"null" and found.error is not None))
+
+
+async def refused(stream: Stream, ident: bytes) -> Reply:
+    """What a status that says no means: the JSON-RPC error in its body, for this id or for none; else TransportError `status`."""
+    error = await stream.refusal()
+    found = members(error.body)
+    if "error" in found and "jsonrpc" in found:
+        theirs = bytes(found["id"]) if "id" in found else None
+        if theirs is None:
+            return Reply(failure(None, bytes(found["error"])), stream.status, stream.headers)
+        if theirs in (ident, b"null"):
+            return Reply(error.body, stream.status, stream.headers)
+    raise error
 
 
 def messages(event: Event) -> list[bytes]:

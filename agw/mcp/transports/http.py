@@ -19,9 +19,9 @@ import random
 from collections.abc import Callable
 from typing import Literal
 
-from agw.mcp.message import MessageError, failure, members, parse, split_batch
+from agw.mcp.message import MessageError, split_batch
 from agw.mcp.transport import Headers, OnMessage, Reply, TransportError
-from agw.mcp.transports.events import MAX_RETRY_S, Events, Position, messages
+from agw.mcp.transports.events import MAX_RETRY_S, Events, Position, answers, messages, refused
 from agw.mcp.transports.origin import Origin, Stream, first
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,10 @@ def ignore(_: object) -> None:
     """Nobody listens (yet)."""
 
 
+def _log_dropped(error: TransportError) -> None:
+    log.warning("a message of a target was dropped", extra={"problem": str(error)})
+
+
 class HttpTransport:
     """One target over streamable HTTP. Contract: `agw.mcp.transport.Transport`."""
 
@@ -57,6 +61,7 @@ class HttpTransport:
         self._max = max_message_bytes
         self._active: set[Stream] = set()
         self._listener: asyncio.Task[None] | None = None
+        self._listening: Stream | None = None
         self._closed = False
 
     # --------------------------------------------------------------------------------------------------- one message
@@ -77,7 +82,7 @@ class HttpTransport:
         try:
             await stream.opened()
             if not 200 <= stream.status < 300:
-                return await self._refused(stream, ident)
+                return await refused(stream, ident)
             if stream.media_type != b"text/event-stream":
                 return await self._whole(stream, ident, tell)
             position = Position()
@@ -123,25 +128,13 @@ class HttpTransport:
         if not stream.lingering:
             stream.cancel()
 
-    async def _refused(self, stream: Stream, ident: bytes) -> Reply:
-        """A status that says no: the JSON-RPC error in its body, or an error of kind `status`."""
-        error = await stream.refusal()
-        found = members(error.body)
-        if "error" in found and "jsonrpc" in found:
-            theirs = bytes(found["id"]) if "id" in found else None
-            if theirs is None:
-                return Reply(failure(None, bytes(found["error"])), stream.status, stream.headers)
-            if theirs in (ident, b"null"):
-                return Reply(error.body, stream.status, stream.headers)
-        raise error
-
     async def _whole(self, stream: Stream, ident: bytes, tell: OnMessage) -> Reply:
         """The answer in one JSON text, or in an array with others (MCP 2025-03-26)."""
         body = await stream.read_all(self._max)
         answer = None
         try:
             for raw in split_batch(body):
-                if answer is None and _answers(raw, ident):
+                if answer is None and answers(raw, ident):
                     answer = raw
                 else:
                     tell(raw)
@@ -170,7 +163,7 @@ class HttpTransport:
                 for raw in messages(event):
                     stream.restart(timeout_s)
                     try:
-                        if answer is None and _answers(raw, ident):
+                        if answer is None and answers(raw, ident):
                             answer = raw
                         else:
                             tell(raw)
@@ -221,6 +214,12 @@ class HttpTransport:
         await self._stop_listening()
         position = Position()
         stream = await self._open_listening(position, headers)
+        # Somebody else may have begun, or ended everything, meanwhile.
+        await self._stop_listening()
+        if self._closed:
+            self._done(stream)
+            raise TransportError("closed", "the conversation is over")
+        self._listening = stream
         self._listener = asyncio.get_running_loop().create_task(self._keep_listening(stream, position, headers))
 
     async def _open_listening(self, position: Position, headers: Headers) -> Stream:
@@ -248,9 +247,11 @@ class HttpTransport:
                 if failures > LISTEN_ATTEMPTS:
                     self.on_down("the event stream was lost and could not be opened again")
                     return
-                await asyncio.sleep(max(position.retry_s, min(MAX_RETRY_S, 0.25 * 2.0**failures)) * random.uniform(0.75, 1.25))
+                # The first time what the target asked for (a stream may end in good order), then longer and longer.
+                pause = position.retry_s if failures == 1 else max(position.retry_s, min(MAX_RETRY_S, 0.5 * 2.0**failures))
+                await asyncio.sleep(pause * random.uniform(1.0, 1.25))
                 try:
-                    stream = await self._open_listening(position, headers)
+                    stream = self._listening = await self._open_listening(position, headers)
                     break
                 except TransportError as error:
                     if error.kind == "status" and error.status < 500 and error.status not in (408, 429):
@@ -259,7 +260,7 @@ class HttpTransport:
 
     async def _hear(self, stream: Stream, position: Position) -> bool:
         """Passes on what one GET stream brings until it ends. Did it bring anything?"""
-        events = Events(stream, self._max)
+        events = Events(stream, self._max, on_dropped=_log_dropped)
         heard = False
         try:
             while (found := await events.next()) is not None:
@@ -288,6 +289,9 @@ class HttpTransport:
         if listener is not None and listener is not asyncio.current_task():
             listener.cancel()
             await asyncio.wait((listener,))
+            if self._listening is not None:
+                # A task that never began has not closed what it was given.
+                self._done(self._listening)
 
     async def close(self, headers: Headers = ()) -> None:
         """See Transport.close. Requests in flight fail with kind `closed`; never raises."""
@@ -301,12 +305,3 @@ class HttpTransport:
                 await self._origin.fetch(b"DELETE", self._path, headers, None, timeout_s=DELETE_S, max_bytes=self._max)
             except TransportError:
                 pass
-
-
-def _answers(raw: bytes, ident: bytes) -> bool:
-    """Is it the response with this raw id, or an error for a request whose id the target could not read?
-
-    Errors: MessageError.
-    """
-    found = parse(raw)
-    return found.kind == "response" and (found.ident == ident or (found.ident == b"null" and found.error is not None))

@@ -66,8 +66,11 @@ def first(headers: Headers, name: bytes) -> bytes | None:
 
 
 def lines(headers: Headers) -> bytes:
-    """Header fields as they go on the wire."""
-    return b"".join([b"%b: %b\r\n" % field for field in headers])
+    """Header fields as they go on the wire. Errors: ValueError for a field that would become two."""
+    written = b"".join([b"%b: %b\r\n" % field for field in headers])
+    if written.count(b"\n") != len(headers):
+        raise ValueError("line break in a header field")
+    return written
 
 
 class Stream:

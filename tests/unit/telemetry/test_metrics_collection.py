@@ -106,6 +106,8 @@ def test_the_arena_numbers_of_the_table_are_the_agreed_ones() -> None:
         "accept_paused_total",
         "relay_pauses_total",
         "loop_lag_ns",
+        "tls_handshakes_total",
+        "tls_handshake_failures_total",
     }
 
 
