@@ -36,7 +36,7 @@ from agw.mcp.parking import Parking
 from agw.mcp.peer import Hello, SessionGone
 from agw.mcp.seal import KeyRing
 from agw.mcp.session import SessionState, UpstreamSession
-from agw.mcp.streams import Answer, Reporter
+from agw.mcp.streams import KEEP_ALIVE_S, Answer, Reporter
 from agw.mcp.view import View
 from agw.mcp.ways import Ways
 
@@ -54,8 +54,11 @@ class Journal(Protocol):
     def put(self, uuid: bytes, state: bytes) -> bool: ...
     def drop(self, uuid: bytes) -> None: ...
 
-KEEP_ALIVE_S = 15.0
 MAX_ENDED = 100_000
+MAX_HELLOS = 1024
+SWEPT_AT_ONCE = 64
+SWEEP_SPREAD_S = 4.0
+"""Sessions are looked after in portions over this time: all at once would hold up calls when they are many."""
 MCP_REASON = 16
 """`MCP` in the table of reasons (forward.pyx)."""
 
@@ -89,6 +92,8 @@ class McpService:
         self.answers: set[Reporter] = set()
         self.listeners: set[Listener] = set()
         self.tasks: set[asyncio.Task[Any]] = set()
+        self._hellos: dict[Hello, Hello] = {}
+        self._sweeping: asyncio.Task[Any] | None = None
         self.legacy = LegacyFront(self)
         self.modern = ModernFront(self)
         self.sse = SseFront(self)
@@ -291,6 +296,12 @@ class McpService:
 
     # ------------------------------------------------------------------------------------------ sessions
 
+    def same(self, hello: Hello) -> Hello:
+        """An equal greeting that other sessions share: most clients say the same."""
+        if len(self._hellos) >= MAX_HELLOS:
+            self._hellos.clear()
+        return self._hellos.setdefault(hello, hello)
+
     async def open_session(self, view: View, hello: Hello, call: Call) -> tuple[LegacySession | None, bytes]:
         """A new session and its InitializeResult; no session when the backend is stateless."""
         plan = self.endpoint.plan
@@ -299,6 +310,7 @@ class McpService:
         if not plan.stateful:
             return None, await view.initialize(StatelessSession(view, hello, self.principal(call)))
         now = int(time.time())
+        hello = self.same(hello)
         state = SessionState(
             version=hello.version, capabilities=hello.capabilities, client_info=hello.client_info, backend=view.name, created=now,
             expires=now + max(86_400, plan.session_ttl_ns // 1_000_000_000), uuid=os.urandom(16), instance=self.host.instance, slot=self.host.index)
@@ -312,8 +324,9 @@ class McpService:
             name: UpstreamSession((peer.sid or b"").decode("latin-1"), peer.version)
             for name, peer in session.legacy_peers() if not peer.target.is_channel
         }
-        session.state = SessionState(**{**_fields(state), "version": session.hello.version, "upstream": upstream})
-        session.token = session.state.pack(self.host.ring, session.principal)
+        session.state = SessionState(**{**_fields(state), "version": session.hello.version})
+        # What the peers know need not be kept a second time beside them.
+        session.token = SessionState(**{**_fields(session.state), "upstream": upstream}).pack(self.host.ring, session.principal)
         self.sessions[session.token] = session
         self.ways.open(session)
         return session, result
@@ -362,7 +375,7 @@ class McpService:
                 raise errors.unknown_session()
         if state.capabilities is None or state.client_info is None or len(self.sessions) >= self.endpoint.plan.max_sessions:
             raise errors.unknown_session()
-        hello = Hello(state.version, state.capabilities, state.client_info)
+        hello = self.same(Hello(state.version, state.capabilities, state.client_info))
         session = self.sessions[token] = LegacySession(view, hello, principal, state, token)
         session.recall(self.host.recovered.pop(state.uuid, None))
         self.ways.open(session)
@@ -437,22 +450,33 @@ class McpService:
     def sweep(self) -> None:
         """Called every few seconds: keep streams alive, end what is idle for too long."""
         now = time.monotonic()
-        ttl = self.endpoint.plan.session_ttl_ns / 1e9
         self.sse.sweep()
         for answer in list(self.answers):
             if now - answer.since > KEEP_ALIVE_S:
                 answer.keep_alive()
-        for session in list(self.sessions.values()):
-            if session.standalone is not None and session.standalone.call is not None:
-                session.last_used = now
-                session.standalone.keep_alive()
-            elif now - max(session.last_used, self.ways.last_used(session.token)) > ttl and not session.flights:
-                self.spawn(self.end_session(session))
-        for token, replica in list(self.replicas.items()):
-            if now - max(replica.last_used, self.ways.last_used(token)) > ttl and not replica.flights:
-                del self.replicas[token]
-                self.ways.close(token)
+        if self._sweeping is None or self._sweeping.done():
+            self._sweeping = self.spawn(self._sweep_sessions())
         self.spawn(self._sweep_shared(now))
+
+    async def _sweep_sessions(self) -> None:
+        sessions = [*self.sessions.values(), *self.replicas.values()]
+        ttl = self.endpoint.plan.session_ttl_ns / 1e9
+        for start in range(0, len(sessions), SWEPT_AT_ONCE):
+            if start:
+                await asyncio.sleep(SWEEP_SPREAD_S * SWEPT_AT_ONCE / len(sessions))
+            now = time.monotonic()
+            for session in sessions[start : start + SWEPT_AT_ONCE]:
+                if session.over:
+                    continue
+                if session.standalone is not None and session.standalone.call is not None:
+                    session.last_used = now
+                    session.standalone.look_after(now)
+                elif now - max(session.last_used, self.ways.last_used(session.token)) > ttl and not session.flights:
+                    if session.is_replica:
+                        self.replicas.pop(session.token, None)
+                        self.ways.close(session.token)
+                    else:
+                        self.spawn(self.end_session(session))
 
     async def _sweep_shared(self, now: float) -> None:
         await self.parking.sweep(now)

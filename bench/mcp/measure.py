@@ -253,7 +253,7 @@ def _window_memory(lab: Lab, scenario: McpScenario, instance: Instance) -> Sampl
     sessions.call_all(
         instance.port,
         (
-            sessions.call_request(instance.port, ident, instance.job.tool_name(target, 0))
+            sessions.call_request(instance.port, ident, instance.job.tool_name(target, 0), number=target + 1)
             for ident in ids
             for target in range(instance.job.targets)
         ),
