@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from agw._fast.call import Call
 from agw._fast.jsonrpc import EnvelopeError, locate
 from agw.mcp import errors, message
-from agw.mcp.legacy_session import MAX_IN_FLIGHT, Flight, LegacySession, open_ear
+from agw.mcp.legacy_session import MAX_IN_FLIGHT, Flight, LegacySession, PartFlight, open_ear
 from agw.mcp.message import Message
 from agw.mcp.peer import Hello
 from agw.mcp.revisions import LEGACY, newest_common
@@ -106,7 +106,7 @@ class LegacyFront:
         return self.service.serve(call, work, answer, ident, legacy=True)
 
     async def _initialize(self, view: View, note: Message, call: Call, answer: Answer) -> None:
-        session, result = await self.service.open_session(view, hello_of(note), call)
+        session, result = await self.service.sessions.open(view, hello_of(note), self.service.principal(call))
         ident = note.ident or b"null"
         lines = b"" if session is None else b"Mcp-Session-Id: " + session.token + b"\r\n"
         answer.finish(message.result(ident, result), lines=lines)
@@ -139,11 +139,13 @@ class LegacyFront:
 
     async def _answer_batch(self, session: LegacySession, asks: list[Message], answer: Answer, headers: list[tuple[bytes, bytes]]) -> None:
         async def one(note: Message) -> bytes:
+            """The response; empty when the request was cancelled."""
             ident = note.ident or b"null"
             done = answer_at_once(session, note)
             if done is not None:
                 return message.result(ident, done)
-            flight = Flight(session, answer)
+            flight = PartFlight(session, answer)
+            flight.task = asyncio.current_task()
             if ident in session.flights:
                 return message.failure(ident, errors.RpcError(errors.INVALID_REQUEST, "a request with this id is under way").raw())
             session.flights[ident] = flight
@@ -153,10 +155,16 @@ class LegacyFront:
                 return message.result(ident, await session.perform(note.method or "", note.params, ident, flight, headers))
             except errors.RpcError as error:
                 return message.failure(ident, error.raw())
+            except asyncio.CancelledError:
+                return b""
             finally:
                 session.flights.pop(ident, None)
 
-        answer.finish(b"[%b]" % b",".join(await asyncio.gather(*(one(note) for note in asks))))
+        said = [each for each in await asyncio.gather(*(one(note) for note in asks)) if each]
+        if said:
+            answer.finish(b"[%b]" % b",".join(said))
+        else:
+            answer.drop()
 
     # ------------------------------------------------------------------------------------------ GET, DELETE
 
@@ -190,7 +198,7 @@ class LegacyFront:
         if session is None:
             return
         # Before the answer: the client's next request may be here sooner than the task.
-        self.service.forget_session(session)
+        self.service.sessions.forget(session)
         self.service.spawn(session.close())
         call.reply(200, None, b"")
 

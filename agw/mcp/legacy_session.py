@@ -18,7 +18,7 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import orjson
@@ -67,7 +67,11 @@ class Flight:
         self.answer = answer
         self.target: Target | None = None
         self.begun: Stream | None = None
-        self.task: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[Any] | None = None
+
+    def drop(self) -> None:
+        """It was cancelled: its answer ends without a response."""
+        self.answer.drop()
 
     def notification(self, note: Message) -> None:
         self.answer.send(self.session.outward_note(self.target, note).raw)
@@ -81,6 +85,15 @@ class Flight:
     def streamed(self) -> None:
         # What streams there streams here: some callers count on it.
         self.answer.begin()
+
+
+class PartFlight(Flight):
+    """A request of a batch under way: when it is cancelled, the others go on."""
+
+    __slots__ = ()
+
+    def drop(self) -> None:
+        """The batch's answer leaves it out."""
 
 
 class LegacySession(Conversation):
@@ -204,6 +217,19 @@ class LegacySession(Conversation):
         """What was set in the session since the handshake, for whoever goes on with it."""
         upstream = {name: ((peer.sid or b"").decode("latin-1"), peer.version) for name, peer in self.legacy_peers() if not peer.target.is_channel}
         return msgspec.msgpack.encode(Memo(self.level, self.subscriptions, upstream))
+
+    def may_sleep(self) -> bool:
+        """Can everything it is be told from its id and its memo?"""
+        if self.flights or self.pending or self.standalone is not None or (self.memory is not None and self.memory.events):
+            return False
+        if self.state.home_only or self.state.partial:
+            return False
+        return all(isinstance(peer, LegacyPeer) and not peer.target.is_channel and not peer.flights for peer in self.peers.values())
+
+    def rest(self) -> None:
+        """Let go of everything but the upstream sessions themselves."""
+        self.over = True
+        self.peers.clear()
 
     def recall(self, raw: bytes | None) -> None:
         """Go on where another worker left off."""
@@ -392,9 +418,9 @@ class LegacySession(Conversation):
         """`notifications/cancelled`: to the target that serves the request, and nowhere else."""
         parts = message.members(params)
         wanted = parts.get("requestId")
-        flight = self.flights.get(bytes(wanted)) if wanted is not None else None
-        if wanted is None:
+        if wanted is None or not isinstance(message.value(wanted), (str, int)):
             return
+        flight = self.flights.get(bytes(wanted))
         reason = parts.get("reason")
         if flight is None:
             await self._cancel_relayed(bytes(wanted), reason)
@@ -404,7 +430,7 @@ class LegacySession(Conversation):
             for upstream in list(inner.values()):
                 if upstream.sink is flight and isinstance(peer, LegacyPeer):
                     await peer.cancel(upstream.ident, bytes(reason) if reason is not None else None)
-        flight.answer.drop()
+        flight.drop()
         if flight.task is not None:
             flight.task.cancel()
 

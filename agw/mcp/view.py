@@ -102,7 +102,7 @@ class View:
             peer = await session.peer(target)
             if isinstance(peer, LegacyPeer):
                 if session.hello.version != peer.version:
-                    session.hello = self.service.same(session.hello._replace(version=peer.version))
+                    session.hello = self.service.sessions.same(session.hello._replace(version=peer.version))
                 return message.encode(peer.result)
             return bridge_capabilities.server_to_legacy(message.encode(peer.result), session.hello.version, SERVER_INFO)
         parts = await self._parts(session)
