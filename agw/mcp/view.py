@@ -102,7 +102,8 @@ class View:
             target = self.targets[0]
             peer = await session.peer(target)
             if isinstance(peer, LegacyPeer):
-                session.hello = session.hello._replace(version=peer.version)
+                if session.hello.version != peer.version:
+                    session.hello = self.service.sessions.same(session.hello._replace(version=peer.version))
                 return message.encode(peer.result)
             return bridge_capabilities.server_to_legacy(message.encode(peer.result), session.hello.version, SERVER_INFO)
         parts = await self._parts(session)
