@@ -136,6 +136,10 @@ class LegacySession(Conversation):
                     await self._close_peer(found)
                     raise errors.unknown_session()
                 self.peers[target.name] = found
+                # Whoever comes later finds the peer. A dictionary that was filled keeps its size, and sessions are many.
+                del self._opening[target.name]
+                if not self._opening:
+                    self._opening = {}
         return found
 
     async def _open(self, target: Target) -> AnyPeer:
@@ -151,7 +155,7 @@ class LegacySession(Conversation):
             if known is not None and not target.is_channel:
                 peer.resume(known.sid.encode("latin-1") or None, known.version)
                 peer.level = self.level
-                peer.subscriptions.update(orjson.dumps(uri) for uri, owner in self.subscriptions.items() if owner == target.name)
+                peer.subscriptions.update((orjson.dumps(uri), None) for uri, owner in self.subscriptions.items() if owner == target.name)
                 peer.capabilities = self.view.known_capabilities(target)
                 peer.result = {"capabilities": message.raw(peer.capabilities)}
                 return peer
@@ -190,7 +194,7 @@ class LegacySession(Conversation):
         for uri, owner in self.subscriptions.items():
             if owner == peer.target.name:
                 await self._tell(peer, "resources/subscribe", b'{"uri":%b}' % orjson.dumps(uri))
-                peer.subscriptions.add(orjson.dumps(uri))
+                peer.subscriptions[orjson.dumps(uri)] = None
         if self.standalone is not None:
             await peer.listen()
 
@@ -365,7 +369,8 @@ class LegacySession(Conversation):
                 self._answer(peer, message.failure(
                     found.ident, orjson.dumps({"code": errors.INVALID_PARAMS, "message": "no request of the client is under way"})))
             return
-        if (found.method or "").endswith("/list_changed"):
+        if (found.method or "").endswith("/list_changed") and not self.view.is_plain:
+            # The shared lists are old now. With one target every session hears of it from its own upstream session.
             self.view.changed(peer.target, found.method or "")
             return
         self.tell(self.outward_note(peer.target, found).raw)
@@ -405,9 +410,9 @@ class LegacySession(Conversation):
             self.subscriptions.pop(inner, None)
         if isinstance(peer, LegacyPeer):
             if method == "resources/subscribe":
-                peer.subscriptions.add(orjson.dumps(inner))
+                peer.subscriptions[orjson.dumps(inner)] = None
             else:
-                peer.subscriptions.discard(orjson.dumps(inner))
+                peer.subscriptions.pop(orjson.dumps(inner), None)
         self.view.service.remember(self)
         return result
 
@@ -434,7 +439,7 @@ class LegacySession(Conversation):
     async def _cancel_relayed(self, wanted: bytes, reason: msgspec.Raw | None) -> None:
         """A request the compiled path carries: there ids are the client's own. Another worker may have it: then any target may."""
         service = self.view.service
-        index = service.ways.flights(self.token).get(wanted)
+        index = service.ways.give_up(self.token, wanted)
         if index is None and service.host.workers == 1:
             return
         for _, peer in self.legacy_peers():
