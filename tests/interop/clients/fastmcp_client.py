@@ -7,8 +7,8 @@ import json
 import sys
 from typing import Any
 
-import report
 import fastmcp_tasks  # noqa: F401  (teaches the client the extension)
+import report
 from fastmcp import Client
 
 
