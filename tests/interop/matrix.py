@@ -76,10 +76,11 @@ class Cell:
 @contextmanager
 def serving(server: Server) -> Iterator[tuple[Target, str | None]]:
     """The server as a target, and its own URL if it has one."""
+    name = server.name.replace(" ", "-").replace(",", "")
     if server.transport == "stdio":
-        yield stdio_target(server.command(0)), None
+        yield stdio_target(server.command(0), environment={"COUNT_FILE": str(LOGS / f"{name}.count")}), None
         return
-    port, name = free_port(), server.name.replace(" ", "-").replace(",", "")
+    port = free_port()
     environment = {"PORT": str(port)} if server.port_in_environment else None
     with Process(name, server.command(port), port, LOGS, environment):
         if server.transport == "sse":
