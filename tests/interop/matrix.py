@@ -112,8 +112,10 @@ def fill(server: Server, client: cases.Client, over: str, gateway: Gateway, dire
         return Cell("n/a", reasons=("there is no HTTP+SSE in the modern era",))
     checks = ["connect", *CHECKS, *(["task"] if client.interpreter == "fastmcp" and "task" in server.profile else [])]
     profile = server.profile | {"modern": over == "http", "pages": 1, "checks": checks}
-    if not client.declares and server.undeclared_tools:
-        profile["tools"] = server.undeclared_tools
+    if server.undeclared_tools:
+        profile["least"] = server.undeclared_tools
+        if not client.declares:
+            profile["tools"] = server.undeclared_tools
     results = drive(client, gateway.url if over == "http" else gateway.url.removesuffix("/mcp") + "/sse", profile)
     wrong = [check for check, (ok, _) in results.items() if ok is False]
     alone: Results = {}
