@@ -234,7 +234,7 @@ def test_virtual_servers_have_paths_below_the_block() -> None:
     built = plan(f"mcp: {{targets: [{{name: a, stdio: {{cmd: x}}}}], {VIRTUAL}}}")
     tools = [VirtualToolPlan("a", "t"), VirtualToolPlan("a", "u", "w", "W", "")]
     assert built.mcp[0].virtual_servers == [VirtualServerPlan("v", tools)]
-    assert built.routes[0].matches == [MatchPlan("exact", "/mcp"), MatchPlan("exact", "/mcp/v")]
+    assert built.routes[0].matches == [MatchPlan("exact", "/mcp"), MatchPlan("exact", "/sse"), MatchPlan("exact", "/mcp/v")]
 
 
 def test_a_route_that_does_not_lead_to_a_virtual_server_is_warned_about() -> None:
