@@ -9,7 +9,7 @@ from agw._fast.policy cimport Choice
 cdef class CallSession:
     cdef readonly list choices      # by target; None: not this way
     cdef readonly bytes version     # what MCP-Protocol-Version may say
-    cdef readonly dict flights      # raw id -> target, of what is under way
+    cdef readonly dict flights      # raw id -> Exchange, of what is under way
     cdef readonly int64_t used_ns   # when it was used last (reactor clock)
 
 cdef class CallTable:

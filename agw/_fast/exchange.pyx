@@ -466,7 +466,7 @@ cdef class Exchange(Client):
         if found:
             self.session = <CallSession> found[0]
             self.session.used_ns = self.ctx.reactor.now
-            self.session.flights[body[e.id.off:e.id.off + e.id.len]] = way.target
+            self.session.flights[body[e.id.off:e.id.off + e.id.len]] = self
         self.kept_head = h.size - h.start
         buf_append(&self.kept, buf + h.start, self.kept_head)
         buf_append(&self.kept, body, n)
@@ -519,6 +519,14 @@ cdef class Exchange(Client):
             if self.call is not None:
                 return self.fail(E_INTERNAL, NULL, 0, 0)
         return 0
+
+    def give_up(self):
+        # The client cancelled this request: it says nothing further, if it has not begun to. Returns the target it was at.
+        cdef int target = <int> self.choice.target
+        if not self.head_sent:
+            self.drop_upstream()
+            self.reply(200, b"text/event-stream", b"", None, 0)
+        return target
 
     def end_flight(self):
         # The request is no longer under way in the data path.

@@ -75,7 +75,7 @@ class LegacyFront:
 
     def _request(self, call: Call, session: LegacySession, note: Message, answer: Answer) -> None:
         ident = note.ident or b"null"
-        if ident in session.flights or ident in self.service.ways.flights(session.token):
+        if ident in session.flights or self.service.ways.is_under_way(session.token, ident):
             raise errors.RpcError(errors.INVALID_REQUEST, "a request with this id is under way", status=400)
         if len(session.flights) >= MAX_IN_FLIGHT:
             raise errors.RpcError(errors.INTERNAL, "too many requests of this session are under way", status=503)

@@ -164,6 +164,7 @@ class LegacySession(Conversation):
             try:
                 await peer.open()
             except VersionRefused:
+                target.learn("legacy", False)
                 await peer.close()
             except TransportError as error:
                 await peer.close()
@@ -370,7 +371,8 @@ class LegacySession(Conversation):
                 self._answer(peer, message.failure(
                     found.ident, orjson.dumps({"code": errors.INVALID_PARAMS, "message": "no request of the client is under way"})))
             return
-        if (found.method or "").endswith("/list_changed"):
+        if (found.method or "").endswith("/list_changed") and not self.view.is_plain:
+            # The shared lists are old now. With one target every session hears of it from its own upstream session.
             self.view.changed(peer.target, found.method or "")
             return
         self.tell(self.outward_note(peer.target, found).raw)
@@ -439,7 +441,7 @@ class LegacySession(Conversation):
     async def _cancel_relayed(self, wanted: bytes, reason: msgspec.Raw | None) -> None:
         """A request the compiled path carries: there ids are the client's own. Another worker may have it: then any target may."""
         service = self.view.service
-        index = service.ways.flights(self.token).get(wanted)
+        index = service.ways.give_up(self.token, wanted)
         if index is None and service.host.workers == 1:
             return
         for _, peer in self.legacy_peers():

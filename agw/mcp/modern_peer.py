@@ -189,10 +189,11 @@ class ModernPeer:
             elif subscription is not None and bytes(subscription) == flight.ident:
                 flight.sink.notification(note)
                 return
-        if note.method == "notifications/message" and len(self.flights) == 1:
-            (only,) = self.flights.values()
-            if only.sink is not None:
-                only.sink.notification(note)
+        if note.method == "notifications/message":
+            # Nothing on a process's wire says which request a log message is about. A listen cannot be it.
+            calls = [flight for flight in self.flights.values() if flight.sink is not None and flight.method != "subscriptions/listen"]
+            if len(calls) == 1 and calls[0].sink is not None:
+                calls[0].sink.notification(note)
 
     def _down(self, reason: str) -> None:
         self._fresh_until = 0.0

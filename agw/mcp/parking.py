@@ -68,8 +68,7 @@ class ParkingSink:
         """The target's polling is dealt with by the transport."""
 
     def streamed(self) -> None:
-        if self.listener is not None:
-            self.listener.streamed()
+        """How a legacy target frames its answer is no business of a modern caller, who wants statuses (404, 400) with errors."""
 
 
 class Parked:

@@ -25,6 +25,7 @@ import msgspec
 import orjson
 
 from agw.mcp import errors, message, revisions
+from agw.mcp.bridge import errors as bridge_errors
 from agw.mcp.message import Members, Message, MessageError
 from agw.mcp.target import Target, header_lines
 from agw.mcp.transport import Headers, OnMessage, Reply, TransportError
@@ -427,5 +428,6 @@ def outcome(reply: Reply) -> bytes:
     found = parts.get("result")
     if found is not None:
         return bytes(found)
-    raise errors.TargetError(bytes(parts.get("error", b'{"code":-32603,"message":"no answer"}')), status=reply.status or 200)
+    raw_error = bytes(parts.get("error", b'{"code":-32603,"message":"no answer"}'))
+    raise errors.TargetError(raw_error, status=reply.status or bridge_errors.http_status(bridge_errors.code_of(raw_error)))
 

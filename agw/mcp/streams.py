@@ -33,12 +33,15 @@ class EventStream:
         self.memory = memory
         self.call: Call | None = None
         self.over = False
+        self._leave: Callable[[], object] | None = None
         self._said_at = 0.0
 
     def attach(self, call: Call, *, prime: bool, retry_ms: int | None = None, after: str = "") -> None:
         """Send on this connection from now on; an older one is ended. `after`: the event the caller saw last."""
         self._end()
         self.call = call
+        # Who waits for the caller to leave (a modern request: leaving is cancelling) goes on doing so.
+        self._leave = call.on_close
         self._said_at = time.monotonic()
         call.on_close = self._lost
         call.start(200, STREAM_LINES)
@@ -101,6 +104,8 @@ class EventStream:
 
     def _lost(self) -> None:
         self.call = None
+        if self._leave is not None:
+            self._leave()
 
 
 class Reporter(Protocol):

@@ -71,7 +71,8 @@ class View:
         self.farm = farm
         self.targets = farm.targets
         self.fail_open = plan.fail_open
-        self.name = plan.name if virtual is None else f"{plan.name}/{virtual.name}"
+        place = plan.place or plan.name
+        self.name = place if virtual is None else f"{place}/{virtual.name}"
         names = [target.name for target in self.targets]
         self.naming = Naming(names, plan.prefix_mode, plan.separator)
         self.uris = Uris(names, self.naming.prefixed)
@@ -276,8 +277,13 @@ class View:
         return ask.params if self.is_plain else rewrite.server_request(ask.method or "", ask.params, self._maps[target.index])
 
     async def check_param_headers(self, request: ModernRequest, note: Message, call: Call) -> None:
-        """`Mcp-Param-*` against the arguments, where we know what the tool wants mirrored. A single target checks itself."""
-        if note.method != "tools/call" or self.is_plain:
+        """`Mcp-Param-*` against the arguments, where we know what the tool wants mirrored.
+
+        A single target that gets the headers itself, modern and on HTTP, checks them itself.
+        """
+        if note.method != "tools/call":
+            return
+        if self.is_plain and self.targets[0].plan.kind == "http" and await self.is_modern(self.targets[0]):
             return
         parts = message.members(note.params)
         name = message.text(parts.get("name"))

@@ -25,7 +25,7 @@ SWEEP_S = 5.0
 
 
 class McpHost:
-    """Services by backend name. Implements `agw.mcp.service.Host`."""
+    """Services by the backend's place. Implements `agw.mcp.service.Host`."""
 
     def __init__(self, context: Context, index: int, workers: int, instance: bytes, hops: Hops, journal: Journal) -> None:
         self.context = context
@@ -50,7 +50,7 @@ class McpHost:
         self.binds = list(self._keys)
         seen = set()
         for endpoint in endpoints:
-            name = endpoint.plan.name
+            name = endpoint.plan.place or endpoint.plan.name
             seen.add(name)
             service = self.services.get(name)
             if service is None:
