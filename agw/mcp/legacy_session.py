@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import orjson
 
-from agw.mcp import errors, message
+from agw.mcp import errors, message, observe
 from agw.mcp.bridge import rounds
 from agw.mcp.conversation import AnyPeer, Conversation
 from agw.mcp.message import Message
@@ -106,6 +106,11 @@ class LegacySession(Conversation):
         self._asked = 0
         self._opening: dict[str, asyncio.Lock] = {}
         self._resumable = dict(state.upstream)
+
+    @property
+    def log_fields(self) -> bytes:
+        """What the access log says of its requests."""
+        return observe.session_fields(self.state.uuid, self.hello.version)
 
     # ------------------------------------------------------------------------------------------ targets
 

@@ -23,7 +23,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 import orjson
 
-from agw.mcp import errors, message, revisions
+from agw.mcp import errors, message, revisions, trace
 from agw.mcp.message import Members, Message, MessageError
 from agw.mcp.target import Target, header_lines
 from agw.mcp.transport import Headers, OnMessage, Reply, TransportError
@@ -88,7 +88,7 @@ class LegacyPeer:
         self.subscriptions: set[bytes] = set()
         self.on_stray: Callable[[LegacyPeer, Message], None] = lambda peer, note: None
         self.on_reopen: Callable[[LegacyPeer], None] = lambda peer: None
-        self.is_open = False
+        self._open = False
         self.may_reopen = True
         self.listening = False
         self.flights: dict[bytes, Flight] = {}
@@ -99,6 +99,22 @@ class LegacyPeer:
         self.transport.on_down = self._down
 
     # ------------------------------------------------------------------------------------------ session
+
+    @property
+    def is_open(self) -> bool:
+        """Is there a session with the target?"""
+        return self._open
+
+    @is_open.setter
+    def is_open(self, value: bool) -> None:
+        # One place, because the target counts its sessions. A replica's session is counted where its home is.
+        if value != self._open:
+            self._open = value
+            step = (1 if value else -1) if self.may_reopen else 0
+            if self.shared:
+                self.target.sessions_pooled += step
+            else:
+                self.target.sessions_owned += step
 
     def resume(self, sid: bytes | None, version: str) -> None:
         """Go on with a session that was opened elsewhere (another worker, an earlier life)."""
@@ -130,8 +146,10 @@ class LegacyPeer:
             orjson.dumps(self.hello.version), self.hello.capabilities, self.hello.client_info)
         ident = b'"agw-initialize"'
         self.sid = None
-        reply = await self.transport.request(
-            message.request(ident, "initialize", params), ident, headers=self._headers(False), timeout_s=self.target.timeout_s("initialize"))
+        with self.target.timing("initialize") as timing:
+            reply = await self.transport.request(
+                message.request(ident, "initialize", params), ident, headers=self._headers(False), timeout_s=self.target.timeout_s("initialize"))
+            timing.reply = reply.message
         answer = message.parse(reply.message)
         raw_error = answer.error
         if raw_error is not None:
@@ -189,7 +207,8 @@ class LegacyPeer:
         wait = timeout_s if timeout_s is not None else self.target.timeout_s(method)
         self.flights[flight.ident] = flight
         try:
-            reply = await self._carry(method, message.request(flight.ident, method, params), flight, headers, wait)
+            text, headers = trace.carried(message.request(flight.ident, method, params), headers, channel=self.target.is_channel)
+            reply = await self._carry(text, flight, headers, wait)
         except TransportError as error:
             raise self.target.failed(error) from None
         except VersionRefused as refused:
@@ -202,7 +221,7 @@ class LegacyPeer:
             sink.streamed()
         return outcome(reply)
 
-    async def _carry(self, method: str, text: bytes, flight: Flight, headers: Headers, wait: float) -> Reply:
+    async def _carry(self, text: bytes, flight: Flight, headers: Headers, wait: float) -> Reply:
         on_message = (lambda raw: self._related(flight, raw)) if flight.sink is not None else None
         on_gap = flight.sink.gap if flight.sink is not None else None
         for attempt in (1, 2):
@@ -226,10 +245,14 @@ class LegacyPeer:
         self, text: bytes, flight: Flight, headers: Headers, on_message: OnMessage | None, on_gap: Callable[[int | None], None] | None, wait: float
     ) -> Reply:
         begun = take_begun(flight.sink)
-        if begun is not None and isinstance(self.transport, HttpTransport):
-            return await self.transport.request(
-                text, flight.ident, headers=headers, on_message=on_message, on_gap=on_gap, timeout_s=wait, begun=begun)
-        return await self.transport.request(text, flight.ident, headers=headers, on_message=on_message, on_gap=on_gap, timeout_s=wait)
+        with self.target.timing(flight.method) as timing:
+            if begun is not None and isinstance(self.transport, HttpTransport):
+                reply = await self.transport.request(
+                    text, flight.ident, headers=headers, on_message=on_message, on_gap=on_gap, timeout_s=wait, begun=begun)
+            else:
+                reply = await self.transport.request(text, flight.ident, headers=headers, on_message=on_message, on_gap=on_gap, timeout_s=wait)
+            timing.reply = reply.message
+        return reply
 
     def _session_lost(self, status: int, had: bytes | None, error: TransportError | None) -> bool:
         """Was the request refused, unprocessed, because the session is gone? Only then may it be sent again."""

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from agw._fast.call import Call
+from agw.mcp import observe
 from agw.mcp.message import one_line
 from agw.mcp.replay import ReplayStream, message_frame, priming_frame, retry_frame
 
@@ -27,6 +28,9 @@ KEEP_ALIVE = b": keep-alive\n\n"
 class EventStream:
     """A stream of messages to one caller. `memory` None: nothing is kept and events have no ids (modern, 2024-11-05)."""
 
+    open_now: ClassVar[int] = 0
+    """Streams of this process that have a connection."""
+
     def __init__(self, memory: ReplayStream | None = None) -> None:
         self.memory = memory
         self.call: Call | None = None
@@ -36,8 +40,13 @@ class EventStream:
         """Send on this connection from now on; an older one is ended. `after`: the event the caller saw last."""
         self._end()
         self.call = call
-        call.on_close = self._lost
+        EventStream.open_now += 1
+        call.on_close = self.lost
         call.start(200, STREAM_LINES)
+        if not call.open:
+            # It left before: there is nobody who would tell us.
+            self.lost()
+            return
         if prime and self.memory is not None:
             call.write(priming_frame(after or self.memory.last_id, retry_ms))
         else:
@@ -83,13 +92,17 @@ class EventStream:
         self._end()
 
     def _end(self) -> None:
-        call, self.call = self.call, None
+        call = self.call
         if call is not None:
+            self.lost()
             call.on_close = None
             call.end()
 
-    def _lost(self) -> None:
-        self.call = None
+    def lost(self) -> None:
+        """The connection is no longer there."""
+        if self.call is not None:
+            self.call = None
+            EventStream.open_now -= 1
 
 
 class Reporter(Protocol):
@@ -146,12 +159,17 @@ class Answer:
         if self.done:
             return
         self.done = True
+        seen = observe.current()
+        if seen is not None:
+            seen.conclude()
         if self.stream is not None:
+            self.call.note_answer(raw)
             self.stream.send(raw)
             self.stream.close()
         elif self.json or status != 200 or not self.events:
             self.call.reply(status, b"application/json", raw, lines)
         else:
+            self.call.note_answer(raw)
             self.done = False
             self.send(raw)
             self.done = True
