@@ -16,7 +16,9 @@ from typing import Any, Literal
 from agw._fast.policy import Choice
 
 MAX_QUEUED: int
+"""Octets queued for a client that does not read, over which it is cut."""
 MAX_NOTED: int
+"""Octets of log fields that are kept."""
 
 class Call:
     """One request. Made by the exchange only."""

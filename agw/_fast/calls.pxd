@@ -9,7 +9,7 @@ from agw._fast.policy cimport Choice
 cdef class CallSession:
     cdef readonly list choices      # by target; None: not this way
     cdef readonly bytes version     # what MCP-Protocol-Version may say
-    cdef readonly dict flights      # raw id -> target, of what is under way
+    cdef readonly dict flights      # raw id -> Exchange, of what is under way
     cdef readonly int64_t used_ns   # when it was used last (reactor clock)
     cdef readonly bytes log_fields  # what the access log says of its requests
 
@@ -30,4 +30,5 @@ ctypedef struct Way:
 
 cdef Choice find_way(CallTable table, const Head* h, const char* buf, const Envelope* e, const char* body, size_t n, int rpc,
                      Way* way, list found)
+cdef bint answers(const char* p, size_t n, const char* ident, uint32_t size) noexcept nogil
 cdef bint may_relay(CallTable table, const char* p, size_t n) noexcept nogil

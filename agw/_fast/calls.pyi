@@ -12,11 +12,18 @@ Rules:
 C functions: `find_way(table, head, buf, envelope, body, n, rpc, way, found)`, `may_relay(table, text, n)`.
 """
 
+from typing import Protocol, type_check_only
+
 from typing_extensions import disjoint_base
 
 from agw._fast.policy import Choice
 
-MODERN: bytes
+@type_check_only
+class Flight(Protocol):
+    """A request under way (the exchange)."""
+
+    def give_up(self) -> int:
+        """The client cancelled it: its answer ends without a response. Returns the number of its target."""
 
 @disjoint_base
 class CallSession:
@@ -33,8 +40,8 @@ class CallSession:
     @property
     def log_fields(self) -> bytes: ...
     @property
-    def flights(self) -> dict[bytes, int]:
-        """Target by raw id, of what is under way here."""
+    def flights(self) -> dict[bytes, Flight]:
+        """By raw id: what is under way here."""
     @property
     def used_ns(self) -> int:
         """When it was used last, on the reactor's clock; 0: not yet."""

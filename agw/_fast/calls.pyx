@@ -25,8 +25,6 @@ cdef enum:
     MAX_NAMES = 65536
     MAX_HOSTS = 256
 
-MODERN = b"2026-07-28"
-
 
 cdef class CallSession:
     def __init__(self, list choices not None, bytes version not None, bytes log_fields=b""):
@@ -96,6 +94,19 @@ cdef const char* trace_parent(const char* p, size_t n) noexcept nogil:
     return at
 
 
+cdef inline bint is_plain_id(const char* p, uint32_t n) noexcept nogil:
+    # Does every JSON library give this id back in these octets? (agw.mcp.peer.is_plain_id)
+    cdef uint32_t i
+    if p[0] != b'"':
+        return n <= 15
+    if n > 64:
+        return False
+    for i in range(1, n - 1):
+        if p[i] == b"\\" or <unsigned char> p[i] >= 0x80:
+            return False
+    return True
+
+
 cdef Choice find_way(CallTable table, const Head* h, const char* buf, const Envelope* e, const char* body, size_t n, int rpc,
                      Way* way, list found):
     # The choice for a request, or None. `found` gets the session, when there is one.
@@ -114,7 +125,8 @@ cdef Choice find_way(CallTable table, const Head* h, const char* buf, const Enve
     way.parent = NULL
     way.target = 0
     way.modern = 0
-    if e.kind != KIND_REQUEST or e.escaped or h.has_query or h.framing != FRAMING_LENGTH or e.id.len > 64:
+    if e.kind != KIND_REQUEST or e.escaped or h.has_query or h.framing != FRAMING_LENGTH \
+            or not is_plain_id(body + e.id.off, e.id.len):
         return None
     if rpc != RPC_CALL and not (table.plain and (rpc == RPC_LIST or rpc == RPC_PROMPT or rpc == RPC_READ)):
         return None
@@ -201,6 +213,27 @@ cdef Choice find_way(CallTable table, const Head* h, const char* buf, const Enve
         return None
     found.append(known)
     return <Choice> known.choices[way.target]
+
+
+cdef inline size_t skip(const char* p, size_t n, size_t i, const char* text, size_t m) noexcept nogil:
+    # Behind `text` at i, and a blank behind that; 0 when it is not there.
+    if i == 0 or i + m >= n or memcmp(p + i, text, m) != 0:
+        return 0
+    i += m
+    return i + 1 if p[i] == b" " else i
+
+
+cdef bint answers(const char* p, size_t n, const char* ident, uint32_t size) noexcept nogil:
+    # Does a response to this id begin here, the way nearly every server writes one?
+    cdef size_t i = 1
+    if n < 16 or p[0] != b"{":
+        return False
+    i = skip(p, n, i, b'"jsonrpc":', 10)
+    i = skip(p, n, i, b'"2.0",', 6)
+    i = skip(p, n, i, b'"id":', 5)
+    i = skip(p, n, i, ident, size)
+    i = skip(p, n, i, b",", 1)
+    return i != 0 and (skip(p, n, i, b'"result":', 9) != 0 or skip(p, n, i, b'"error":', 8) != 0)
 
 
 cdef bint may_relay(CallTable table, const char* p, size_t n) noexcept nogil:

@@ -138,6 +138,7 @@ cdef class Exchange(Client):
     cdef int dispatch(self, Head* h, const char* buf, const char* body, size_t n, bint complete, bint chunked) except -1
     cdef int take_shortcut(self, Head* h, const char* buf, const char* body, size_t n) except -1
     cdef int hand_over(self, Head* h, const char* buf, const char* body, size_t n) except -1
+    cdef bint relayable(self, const Head* h, const char* buf, const char* rest, size_t n) except -1
     cdef int escalate(self, const char* at, size_t n) except -1
     cdef object new_call(self, Head* h, const char* buf, bytes text)
     cdef int send_first(self, Upstream up, Out* o, const char* body, size_t n) except -1

@@ -70,5 +70,11 @@ class Exchange(Client):
     """
 
     def __new__(cls, ctx: Context) -> Self: ...
+    def give_up(self) -> int:
+        """See `calls.Flight`."""
+
+    def end_flight(self) -> None:
+        """The request is no longer under way in the data path."""
+
     def redirect_lines(self, location: bytes) -> bytes:
         """The header lines of a redirect."""

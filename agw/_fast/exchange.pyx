@@ -12,6 +12,7 @@
 
 from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
+from libc.string cimport memcmp
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 
 import time
@@ -19,15 +20,15 @@ from email.utils import formatdate
 
 from agw._fast.accesslog cimport AccessLog, Record
 from agw._fast.arena cimport G_EXCHANGES, G_IN_FLIGHT, G_RELAY_PAUSES, G_RETRIES, Slot
-from agw._fast.calls cimport CallSession, CallTable, Way, find_way, may_relay
+from agw._fast.calls cimport CallSession, CallTable, Way, answers, find_way, may_relay
 from agw._fast.forward cimport (E_BAD_PATH, E_BODY_CUT, E_CLIENT_GONE, E_CONNECT, E_CONNECT_TIMEOUT, E_DNS, E_INTERNAL,
                                 E_JSON, E_METHOD, E_NO_BACKEND, E_NO_LISTENER, E_NO_ROUTE, E_MISDIRECTED, E_PROTOCOL,
                                 E_QUEUE_FULL, E_QUEUE_TIMEOUT, E_REQUEST_TIMEOUT, E_RESET, E_RESPONSE_TIMEOUT, E_TLS, E_TOO_LARGE, E_UPGRADE,
                                 Failure, Out, RequestContext, build_reply, build_request, build_response, failure, put,
                                 put_hex, reason_name)
 from agw._fast.http1 cimport (BODY_DATA, BODY_END, BODY_ERROR, F_EVENT_STREAM, F_UPGRADE, FRAMING_CHUNKED, FRAMING_EOF,
-                              FRAMING_LENGTH, FRAMING_NONE, H_ACR_METHOD, H_ORIGIN, M_CONNECT, M_DELETE, M_GET, M_HEAD,
-                              M_OPTIONS, M_POST, M_PUT, M_TRACE, CLimits, Head, body_feed, body_init,
+                              FRAMING_LENGTH, FRAMING_NONE, H_ACR_METHOD, H_CONTENT_TYPE, H_ORIGIN, M_CONNECT, M_DELETE, M_GET, M_HEAD,
+                              M_OPTIONS, M_POST, M_PUT, M_TRACE, CLimits, Head, body_feed, body_init, equals_lower,
                               head_free, head_init, head_reset, normalise_path, request_head_feed,
                               response_head_feed)
 from agw._fast.jsonrpc cimport KIND_BATCH, KIND_REQUEST, KIND_RESPONSE, Envelope, envelope_scan
@@ -41,6 +42,7 @@ from agw._fast.tls cimport may_serve
 
 cdef enum:
     PATH_ROOM = 65537
+    WHOLE = 4096            # octets of an answer that are checked from end to end before they are relayed
     SMALL = 2048            # octets copied behind a head rather than sent as a second part
     MAX_INTERIM = 16        # 1xx answers to one request
     MAX_REPLAY = 65536      # octets of a request kept for one more try
@@ -486,7 +488,7 @@ cdef class Exchange(Client):
         if found:
             self.session = <CallSession> found[0]
             self.session.used_ns = self.ctx.reactor.now
-            self.session.flights[body[e.id.off:e.id.off + e.id.len]] = way.target
+            self.session.flights[body[e.id.off:e.id.off + e.id.len]] = self
         if self.rpc == RPC_CALL:
             if way.name != NULL:
                 self.tool = self.ctx.slot.tool(choice.cluster.label, way.name, way.name_len)
@@ -548,6 +550,14 @@ cdef class Exchange(Client):
             if self.call is not None:
                 return self.fail(E_INTERNAL, NULL, 0, 0)
         return 0
+
+    def give_up(self):
+        # The client cancelled this request: it says nothing further, if it has not begun to. Returns the target it was at.
+        cdef int target = <int> self.choice.target
+        if not self.head_sent:
+            self.drop_upstream()
+            self.reply(200, b"text/event-stream", b"", None, 0)
+        return target
 
     def end_flight(self):
         # The request is no longer under way in the data path.
@@ -785,7 +795,44 @@ cdef class Exchange(Client):
             at += h.size
             left -= h.size
             head_reset(h)
+        if self.served is not None and h.status == 200 and h.framing == FRAMING_LENGTH and not h.flags & F_EVENT_STREAM \
+                and <int64_t> (left - h.size) < h.content_length <= MAX_REPLAY:
+            # What it answers is judged when it is whole. A small answer is worth the wait.
+            if self.rhead == NULL:
+                self.rhead = self.ctx.detach_head(h)
+                buf_append(&self.rbuf, at, left)
+            elif at != self.rbuf.p + self.rbuf.off:
+                buf_consume(&self.rbuf, <size_t> (at - (self.rbuf.p + self.rbuf.off)))
+            head_reset(self.rhead)
+            return 0
         return self.respond(h, at, at + h.size, left - h.size)
+
+    cdef bint relayable(self, const Head* h, const char* buf, const char* rest, size_t n) except -1:
+        # Is this, as far as it is here, the JSON answer to the very request? Everything else is for the service to judge.
+        cdef Envelope e
+        cdef uint32_t i
+        cdef bint typed = False
+        cdef bint watched = (<CallTable> self.served.table).watched
+        cdef size_t size
+        cdef const char* ident = self.meta.p + self.meta.off + self.method_len + self.host_len + self.path_log_len
+        if h.status != 200 or h.framing != FRAMING_LENGTH or n == 0 or h.flags & F_EVENT_STREAM:
+            return False
+        for i in range(h.nheaders):
+            if h.headers[i].id == H_CONTENT_TYPE:
+                typed = not typed and h.headers[i].value_len >= 16 and equals_lower(buf + h.headers[i].value_off, b"application/json", 16)
+        if not typed:
+            return False
+        size = <size_t> h.content_length
+        if n < size:
+            # The rest is relayed as it comes; what it answers is to be seen at once.
+            return not watched and answers(rest, n, ident, self.id_len)
+        if size <= WHOLE:
+            if envelope_scan(rest, <uint32_t> size, &e, 64) < 0 or e.kind != KIND_RESPONSE or e.id.len != self.id_len \
+                    or memcmp(rest + e.id.off, ident, self.id_len) != 0:
+                return False
+        elif not answers(rest, size, ident, self.id_len) or rest[size - 1] != b"}":
+            return False
+        return not watched or may_relay(<CallTable> self.served.table, rest, size)
 
     cdef int respond(self, Head* h, const char* buf, const char* rest, size_t n) except -1:
         cdef Out o
@@ -812,10 +859,7 @@ cdef class Exchange(Client):
             if self.down.send(o.p, o.n) < 0:
                 return self.client_gone()
             return self.down.begin_tunnel()
-        if self.served is not None and (
-                h.status != 200 or h.flags & F_EVENT_STREAM
-                or ((<CallTable> self.served.table).watched and (
-                    h.framing != FRAMING_LENGTH or <int64_t> n < h.content_length or not may_relay(<CallTable> self.served.table, rest, n)))):
+        if self.served is not None and not self.relayable(h, buf, rest, n):
             return self.escalate(buf, h.size + n)
         if self.served is not None:
             self.look_at(rest, n, h.framing == FRAMING_LENGTH and <int64_t> n >= h.content_length)

@@ -19,7 +19,7 @@ from agw._fast.exchange cimport Context
 from agw._fast.http1 cimport (BODY_DATA, BODY_END, BODY_ERROR, FRAMING_EOF, M_DELETE, M_GET, M_HEAD, M_OPTIONS, M_POST,
                               Head, body_feed, body_init, head_free, head_reset, is_field_value, is_token,
                               response_head_feed)
-from agw._fast.pool cimport (FAIL_CONNECT, FAIL_CONNECT_TIMEOUT, FAIL_DNS, Client, Cluster, Upstream)
+from agw._fast.pool cimport (FAIL_CONNECT, FAIL_CONNECT_TIMEOUT, FAIL_DNS, FAIL_TLS, Client, Cluster, Upstream)
 from agw._fast.stream cimport buf_append, buf_consume, buf_free
 
 cdef enum:
@@ -209,7 +209,7 @@ cdef class Fetch(Client):
 
     cdef int on_upstream_failed(self, int why) except -1:
         cdef Fetch alive = self
-        if why == FAIL_CONNECT:
+        if why == FAIL_CONNECT or why == FAIL_TLS:
             return alive.end("connect")
         if why == FAIL_CONNECT_TIMEOUT:
             return alive.end("connect-timeout")
@@ -243,7 +243,8 @@ cdef class Fetch(Client):
             if r == 0:
                 if self.rhead == NULL:
                     self.rhead = self.ctx.detach_head(h)
-                    buf_append(&self.rbuf, at, left)
+                    if left:
+                        buf_append(&self.rbuf, at, left)
                 elif at != self.rbuf.p + self.rbuf.off:
                     buf_consume(&self.rbuf, <size_t> (at - (self.rbuf.p + self.rbuf.off)))
                 return self.rearm()

@@ -123,7 +123,8 @@ cdef class EventReader:
             if self.data.len + m > self.limit:
                 self.spoil()
             if not self.spoilt:
-                buf_append(&self.data, value, m)
+                if m:
+                    buf_append(&self.data, value, m)
                 buf_append(&self.data, b"\n", 1)
         elif n == 5 and memcmp(name, b"event", 5) == 0:
             self.kind = value[:m]

@@ -47,6 +47,8 @@ cdef extern from "sys/socket.h" nogil:
 cdef int buf_append(Buf* b, const char* p, size_t n) except -1:
     cdef size_t cap
     cdef char* grown
+    if n == 0:
+        return 0
     if b.off and b.off + b.len + n > b.cap:
         memmove(b.p, b.p + b.off, b.len)
         b.off = 0

@@ -58,7 +58,7 @@ class OverModern:
 
     def _heard(self, note: Message) -> None:
         session = self.session
-        if (note.method or "").endswith("/list_changed"):
+        if (note.method or "").endswith("/list_changed") and not session.view.is_plain:
             session.view.changed(self.target, note.method or "")
         else:
             session.tell(session.outward_note(self.target, note).raw)

@@ -19,6 +19,7 @@ import msgspec
 
 from agw.mcp import errors, message, observe, revisions
 from agw.mcp.federation.drain import BY_METHOD
+from agw.mcp.headers import for_target
 from agw.mcp.message import Members
 from agw.mcp.peer import Hello, Sink
 from agw.mcp.revisions import METHODS
@@ -118,7 +119,7 @@ class Conversation(ABC):
         if sink is not None:
             sink.target = target
         try:
-            raw = await peer.request(method, params, ident, sink, headers=headers)
+            raw = await peer.request(method, params, ident, sink, headers=for_target(target, headers, pipe=self.view.is_plain))
         except errors.TargetError as error:
             raise errors.TargetError(self.view.outward_error(target, error.raw()), status=error.status) from None
         self.went(target, peer)

@@ -116,14 +116,15 @@ class Farm:
 
     # ------------------------------------------------------------------------------------------ pooled legacy sessions
 
-    async def borrow(self, target: Target, hello: Hello, audience: bytes, *, alone: bool) -> Pooled:
-        """A legacy session for a caller without one. `alone`: nobody else uses it meanwhile; give it back with `give_back`.
+    async def borrow(self, target: Target, hello: Hello, audience: bytes, *, alone: bool, many: bool = False) -> Pooled:
+        """A legacy session for a caller without one. `alone`: nobody else uses it meanwhile; `many`: a channel
+        carries several callers' requests at once. Give it back with `give_back`.
 
         Errors: RpcError, VersionRefused (the target is modern only).
         """
         pool = self._pool.setdefault(target.name, [])
         for found in pool:
-            if found.key == audience and (not found.busy or not (alone or target.is_channel)):
+            if found.key == audience and (not found.busy or many or not (alone or target.is_channel)):
                 found.busy += 1
                 break
         else:
@@ -172,7 +173,7 @@ class Farm:
         """End what has been idle for long."""
         for pool in list(self._pool.values()):
             for pooled in list(pool):
-                if not pooled.busy and not pooled.peer.flights and now - pooled.last_used > POOL_IDLE_S:
+                if not pooled.busy and not pooled.peer.flights and now - pooled.last_used > idle_s(pooled.peer.target):
                     await self.discard(pooled)
 
     # ------------------------------------------------------------------------------------------ capabilities
@@ -191,6 +192,12 @@ class Farm:
         self._modern.clear()
         self._pool.clear()
         await asyncio.gather(*(peer.close() for peer in peers), return_exceptions=True)
+
+
+def idle_s(target: Target) -> float:
+    """How long a session or process that no caller owns may be idle."""
+    stdio = target.plan.stdio
+    return POOL_IDLE_S if stdio is None else stdio.idle_timeout_ns / 1e9
 
 
 _ANYTHING: Members = {name: message.raw({}) for name in ("tools", "prompts", "resources", "completions", "logging", "tasks")}

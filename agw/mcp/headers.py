@@ -2,8 +2,9 @@
 
 Rules:
 - what frames the message, belongs to the connection, or is the gateway's own to say never passes;
-- what proves who the caller is to the gateway (Authorization, Cookie) is not a target's business, unless the backend is one
-  target behind an open gateway: then the gateway is a pipe and the caller's credentials are meant for the target;
+- what proves who the caller is to the gateway (Authorization, Cookie) is not a target's business, unless the target's
+  `forwardHeaders` says so, or the backend is one target behind an open gateway: then the gateway is a pipe and
+  Authorization is meant for the target;
 - everything else passes as it came, in its order.
 
 Source: RFC 9110 section 7.6.1; MCP 2026-07-28, "Security Best Practices" (token passthrough); reference section 2.8, trap 21.
@@ -26,19 +27,30 @@ _own = frozenset(name.encode() for name in OWN)
 _credentials = frozenset(name.encode() for name in CREDENTIALS)
 
 # On the compiled path the body, its framing and its media types stay as they are, and the version was compared.
-_RELAY = ("mcp-session-id", "mcp-name", "origin", "referer", "accept-encoding", "last-event-id", "cookie")
-_legacy_piped = HeaderEdits(_RELAY, [], [])
-_legacy = HeaderEdits((*_RELAY, "authorization"), [], [])
+_RELAY = ("mcp-session-id", "mcp-name", "origin", "referer", "accept-encoding", "last-event-id")
+_edits: dict[frozenset[bytes], HeaderEdits] = {
+    kept_back: HeaderEdits((*_RELAY, *sorted(name.decode() for name in kept_back)), [], [])
+    for kept_back in (frozenset(), frozenset({b"cookie"}), frozenset({b"authorization"}), frozenset({b"authorization", b"cookie"}))
+}
+"""Shared by all sessions: only the lines differ."""
 _answer = HeaderEdits(("mcp-session-id",), [], [])
 
 
-def passing(headers: list[tuple[bytes, bytes]], *, pipe: bool) -> list[tuple[bytes, bytes]]:
-    """The caller's fields that go to a target. `pipe`: credentials too."""
-    return [
-        (name, value)
-        for name, value in headers
-        if name not in _own and not name.startswith(b"mcp-param-") and (pipe or name not in _credentials)
-    ]
+def passing(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """The caller's fields that may go to a target, credentials included: see `for_target`."""
+    return [(name, value) for name, value in headers if name not in _own and not name.startswith(b"mcp-param-")]
+
+
+def withheld(target: Target, *, pipe: bool) -> frozenset[bytes]:
+    """The credentials this target does not get."""
+    listed = {name.encode() for name in target.plan.forward_headers}
+    return frozenset(name for name in _credentials if name not in listed and not (pipe and name == b"authorization"))
+
+
+def for_target(target: Target, headers: Headers, *, pipe: bool) -> Headers:
+    """What `passing` left, without the credentials this target does not get."""
+    kept_back = withheld(target, pipe=pipe)
+    return [(name, value) for name, value in headers if name not in kept_back]
 
 
 def relay_choice(target: Target, more: Headers, *, pipe: bool) -> Choice:
@@ -47,10 +59,11 @@ def relay_choice(target: Target, more: Headers, *, pipe: bool) -> Choice:
     plan = target.cluster.plan
     fields = [*header_lines(target.plan.headers), *more]
     lines = b"".join(header_line(name.decode("latin-1"), value.decode("latin-1")) for name, value in fields)
-    edits = _legacy_piped if pipe else _legacy
+    kept_back = withheld(target, pipe=pipe)
+    edits = _edits[kept_back]
     if target.plan.headers is not None:
         removed = [*target.plan.headers.remove, *(name for name, _ in target.plan.headers.set)]
-        edits = HeaderEdits([*(_RELAY if pipe else (*_RELAY, "authorization")), *removed], [], [])
+        edits = HeaderEdits([*_RELAY, *(name.decode() for name in kept_back), *removed], [], [])
     return Choice(
         target.cluster, 1, request_edits=edits.derived(lines), response_edits=_answer, host=plan.authority.encode() or b"localhost", host_mode=0,
         host_part=None, path=plan.path.encode() or b"/", path_prefix=None, redirect=None,

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from agw._fast.call import Call
 from agw._fast.jsonrpc import EnvelopeError, locate
 from agw.mcp import errors, message, observe
-from agw.mcp.legacy_session import MAX_IN_FLIGHT, Flight, LegacySession, open_ear
+from agw.mcp.legacy_session import MAX_IN_FLIGHT, Flight, LegacySession, PartFlight, open_ear
 from agw.mcp.message import Message
 from agw.mcp.peer import Hello
 from agw.mcp.revisions import LEGACY, newest_common
@@ -76,7 +76,7 @@ class LegacyFront:
 
     def _request(self, call: Call, session: LegacySession, note: Message, answer: Answer) -> None:
         ident = note.ident or b"null"
-        if ident in session.flights:
+        if ident in session.flights or self.service.ways.is_under_way(session.token, ident):
             raise errors.RpcError(errors.INVALID_REQUEST, "a request with this id is under way", status=400)
         if len(session.flights) >= MAX_IN_FLIGHT:
             raise errors.RpcError(errors.INTERNAL, "too many requests of this session are under way", status=503)
@@ -88,6 +88,7 @@ class LegacyFront:
             answer.finish(message.result(ident, done))
             return
         session.flights[ident] = flight
+        answer.on_end = lambda: session.landed(ident, flight)
         flight.task = self._run(call, self.perform(session, note, flight, answer, headers), answer, ident)
         flight.task.add_done_callback(lambda _: session.landed(ident, flight))
 
@@ -107,7 +108,7 @@ class LegacyFront:
 
     async def _initialize(self, view: View, note: Message, call: Call, answer: Answer) -> None:
         hello = hello_of(note)
-        session, result = await self.service.open_session(view, hello, call)
+        session, result = await self.service.sessions.open(view, hello, self.service.principal(call))
         call.note_fields(observe.session_fields(b"", hello.version) if session is None else session.log_fields)
         ident = note.ident or b"null"
         lines = b"" if session is None else b"Mcp-Session-Id: " + session.token + b"\r\n"
@@ -141,11 +142,13 @@ class LegacyFront:
 
     async def _answer_batch(self, session: LegacySession, asks: list[Message], answer: Answer, headers: list[tuple[bytes, bytes]]) -> None:
         async def one(note: Message) -> bytes:
+            """The response; empty when the request was cancelled."""
             ident = note.ident or b"null"
             done = answer_at_once(session, note)
             if done is not None:
                 return message.result(ident, done)
-            flight = Flight(session, answer)
+            flight = PartFlight(session, answer)
+            flight.task = asyncio.current_task()
             if ident in session.flights:
                 return message.failure(ident, errors.RpcError(errors.INVALID_REQUEST, "a request with this id is under way").raw())
             session.flights[ident] = flight
@@ -155,10 +158,16 @@ class LegacyFront:
                 return message.result(ident, await session.perform(note.method or "", note.params, ident, flight, headers))
             except errors.RpcError as error:
                 return message.failure(ident, error.raw())
+            except asyncio.CancelledError:
+                return b""
             finally:
                 session.flights.pop(ident, None)
 
-        answer.finish(b"[%b]" % b",".join(await asyncio.gather(*(one(note) for note in asks))))
+        said = [each for each in await asyncio.gather(*(one(note) for note in asks)) if each]
+        if said:
+            answer.finish(b"[%b]" % b",".join(said))
+        else:
+            answer.drop()
 
     # ------------------------------------------------------------------------------------------ GET, DELETE
 
@@ -193,7 +202,9 @@ class LegacyFront:
         if session is None:
             return
         call.note_fields(session.log_fields)
-        self.service.spawn(self.service.end_session(session))
+        # Before the answer: the client's next request may be here sooner than the task.
+        self.service.sessions.forget(session)
+        self.service.spawn(session.close())
         call.reply(200, None, b"")
 
 

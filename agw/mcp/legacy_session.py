@@ -18,7 +18,7 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import orjson
@@ -27,16 +27,17 @@ from agw.mcp import errors, message, observe
 from agw.mcp.bridge import rounds
 from agw.mcp.conversation import AnyPeer, Conversation
 from agw.mcp.message import Message
-from agw.mcp.peer import Hello, LegacyPeer, SessionGone, VersionRefused, drop_begun
+from agw.mcp.peer import Hello, LegacyPeer, SessionGone, Sink, VersionRefused, drop_begun
 from agw.mcp.replay import Replay, ReplayStore
 from agw.mcp.revisions import LOG_LEVELS
 from agw.mcp.session import SessionState, UpstreamSession
 from agw.mcp.streams import EventStream, Reporter
 from agw.mcp.target import Target
-from agw.mcp.transport import TransportError
+from agw.mcp.transport import Headers, TransportError
 from agw.mcp.transports.origin import Stream
 
 if TYPE_CHECKING:
+    from agw.mcp.farm import Pooled
     from agw.mcp.view import View
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,11 @@ class Flight:
         self.answer = answer
         self.target: Target | None = None
         self.begun: Stream | None = None
-        self.task: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[Any] | None = None
+
+    def drop(self) -> None:
+        """It was cancelled: its answer ends without a response."""
+        self.answer.drop()
 
     def notification(self, note: Message) -> None:
         self.answer.send(self.session.outward_note(self.target, note).raw)
@@ -80,6 +85,15 @@ class Flight:
     def streamed(self) -> None:
         # What streams there streams here: some callers count on it.
         self.answer.begin()
+
+
+class PartFlight(Flight):
+    """A request of a batch under way: when it is cancelled, the others go on."""
+
+    __slots__ = ()
+
+    def drop(self) -> None:
+        """The batch's answer leaves it out."""
 
 
 class LegacySession(Conversation):
@@ -131,6 +145,8 @@ class LegacySession(Conversation):
 
     async def _open(self, target: Target) -> AnyPeer:
         """A session with a target: the one named in our id, a new one, or the bridge to a modern-only target."""
+        if target.plan.stdio is not None and target.plan.stdio.sharing == "shared":
+            return await self._share(target)
         if target.verdict("legacy") is not False:
             peer = LegacyPeer(target, self.hello)
             peer.on_stray = self._on_stray
@@ -149,6 +165,7 @@ class LegacySession(Conversation):
             try:
                 await peer.open()
             except VersionRefused:
+                target.learn("legacy", False)
                 await peer.close()
             except TransportError as error:
                 await peer.close()
@@ -162,6 +179,14 @@ class LegacySession(Conversation):
                 await self._set_up(peer)
                 return peer
         return await self.view.bridged(self, target)
+
+    async def _share(self, target: Target) -> AnyPeer:
+        """One process for everybody, by the operator's choice: nobody can be asked anything through it."""
+        hello = self.hello._replace(capabilities=b"{}")
+        pooled = await self.view.farm.borrow(target, hello, b"shared " + hello.version.encode(), alone=False, many=True)
+        self.view.farm.give_back(pooled)
+        self.view.note_capabilities(target, pooled.peer)
+        return SharedPeer(pooled)
 
     async def _set_up(self, peer: LegacyPeer) -> None:
         if self.level is not None and "logging" in peer.capabilities:
@@ -183,8 +208,9 @@ class LegacySession(Conversation):
         self.view.service.remember(self)
 
     def landed(self, ident: bytes, flight: Flight) -> None:
-        """A request of the client is over."""
-        self.flights.pop(ident, None)
+        """A request of the client is over. Its id may be under way anew by now."""
+        if self.flights.get(ident) is flight:
+            del self.flights[ident]
         drop_begun(flight)
 
     # ------------------------------------------------------------------------------------------ what survives
@@ -193,6 +219,22 @@ class LegacySession(Conversation):
         """What was set in the session since the handshake, for whoever goes on with it."""
         upstream = {name: ((peer.sid or b"").decode("latin-1"), peer.version) for name, peer in self.legacy_peers() if not peer.target.is_channel}
         return msgspec.msgpack.encode(Memo(self.level, self.subscriptions, upstream))
+
+    def may_sleep(self) -> bool:
+        """Can everything it is be told from its id and its memo?"""
+        if self.flights or self.pending or self.standalone is not None or (self.memory is not None and self.memory.events):
+            return False
+        if self.state.home_only or self.state.partial:
+            return False
+        return all(isinstance(peer, LegacyPeer) and not peer.target.is_channel and not peer.flights for peer in self.peers.values())
+
+    def rest(self) -> None:
+        """Let go of everything but the upstream sessions themselves."""
+        self.over = True
+        for _, peer in self.legacy_peers():
+            # Counted again when the session wakes.
+            peer.is_open = False
+        self.peers.clear()
 
     def recall(self, raw: bytes | None) -> None:
         """Go on where another worker left off."""
@@ -331,7 +373,8 @@ class LegacySession(Conversation):
                 self._answer(peer, message.failure(
                     found.ident, orjson.dumps({"code": errors.INVALID_PARAMS, "message": "no request of the client is under way"})))
             return
-        if (found.method or "").endswith("/list_changed"):
+        if (found.method or "").endswith("/list_changed") and not self.view.is_plain:
+            # The shared lists are old now. With one target every session hears of it from its own upstream session.
             self.view.changed(peer.target, found.method or "")
             return
         self.tell(self.outward_note(peer.target, found).raw)
@@ -381,9 +424,9 @@ class LegacySession(Conversation):
         """`notifications/cancelled`: to the target that serves the request, and nowhere else."""
         parts = message.members(params)
         wanted = parts.get("requestId")
-        flight = self.flights.get(bytes(wanted)) if wanted is not None else None
-        if wanted is None:
+        if wanted is None or not isinstance(message.value(wanted), (str, int)):
             return
+        flight = self.flights.get(bytes(wanted))
         reason = parts.get("reason")
         if flight is None:
             await self._cancel_relayed(bytes(wanted), reason)
@@ -393,14 +436,14 @@ class LegacySession(Conversation):
             for upstream in list(inner.values()):
                 if upstream.sink is flight and isinstance(peer, LegacyPeer):
                     await peer.cancel(upstream.ident, bytes(reason) if reason is not None else None)
-        flight.answer.drop()
+        flight.drop()
         if flight.task is not None:
             flight.task.cancel()
 
     async def _cancel_relayed(self, wanted: bytes, reason: msgspec.Raw | None) -> None:
         """A request the compiled path carries: there ids are the client's own. Another worker may have it: then any target may."""
         service = self.view.service
-        index = service.ways.flights(self.token).get(wanted)
+        index = service.ways.give_up(self.token, wanted)
         if index is None and service.host.workers == 1:
             return
         for _, peer in self.legacy_peers():
@@ -441,6 +484,27 @@ async def open_ear(peer: AnyPeer) -> None:
     listen = getattr(peer, "listen", None)
     if listen is not None:
         await listen()
+
+
+class SharedPeer:
+    """A session's view of a peer that many sessions use: it is not this session's to close."""
+
+    def __init__(self, pooled: Pooled) -> None:
+        self.pooled = pooled
+        self.target = pooled.peer.target
+        self.result = pooled.peer.result
+        self.capabilities = pooled.peer.capabilities
+
+    async def request(
+        self, method: str, params: bytes | None, ident: bytes, sink: Sink | None, *, headers: Headers = (), timeout_s: float | None = None
+    ) -> bytes:
+        """See LegacyPeer.request."""
+        self.pooled.last_used = time.monotonic()
+        return await self.pooled.peer.request(method, params, ident, sink, headers=headers, timeout_s=timeout_s)
+
+    async def fetch(self, method: str, params: bytes, hello: Hello) -> bytes:
+        """See LegacyPeer.fetch."""
+        return await self.pooled.peer.fetch(method, params, hello)
 
 
 class StatelessSession(LegacySession):

@@ -214,7 +214,7 @@ class SseFront:
 
     async def _initialize(self, channel: Channel, note: Message, answer: ChannelAnswer, call: Call) -> None:
         try:
-            session, result = await self.service.open_channel(channel.view, hello_of(note), channel.principal)
+            session, result = await self.service.sessions.begin(channel.view, hello_of(note), channel.principal)
         finally:
             channel.opening = False
         if channel.ident not in self.channels:

@@ -108,9 +108,14 @@ class Listener:
         self.accepted = protocol.Filter()
         self.acknowledged = False
         self._early: list[Message] = []
+        self._left = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._peers: list[LegacyPeer] = []
         self._known: dict[str, protocol.Filter] = {}
+
+    def leave(self) -> None:
+        """The gateway ends the subscription."""
+        self._left.set()
 
     def changed(self, method: str) -> None:
         """The gateway's own lists changed."""
@@ -156,7 +161,8 @@ class Listener:
         self._early.clear()
         try:
             await asyncio.gather(*opening)
-            await asyncio.Event().wait()
+            await self._left.wait()
+            self.answer.finish(message.result(self.ident, protocol.final_result(self.ident)))
         finally:
             for task in [*opening, *self._tasks]:
                 task.cancel()
@@ -240,10 +246,6 @@ async def listen(service: McpService, request: ModernRequest, note: Message, ans
     service.listeners.add(listener)
     try:
         await listener.run()
-    except asyncio.CancelledError:
-        if answer.call.open and listener.acknowledged:
-            answer.finish(message.result(ident, protocol.final_result(ident)))
-        raise
     finally:
         service.listeners.discard(listener)
 

@@ -23,7 +23,7 @@ from agw.mcp import errors, message, revisions, trace
 from agw.mcp.bridge.requests import Envelope, with_envelope
 from agw.mcp.message import Members, Message, MessageError
 from agw.mcp.param_headers import encode_value
-from agw.mcp.peer import Flight, Hello, Sink, is_stream, outcome, take_begun
+from agw.mcp.peer import Flight, Hello, Sink, is_plain_id, is_stream, outcome, take_begun
 from agw.mcp.target import Target, header_lines
 from agw.mcp.transport import Headers, TransportError
 from agw.mcp.transports.http import HttpTransport
@@ -136,6 +136,8 @@ class ModernPeer:
 
     def _fly(self, method: str, params: bytes | None, ident: bytes, sink: Sink | None) -> tuple[Flight, bytes | None]:
         if not self.target.is_channel:
+            if not is_plain_id(ident) and (sink is None or sink.begun is None):
+                ident = b'"agw-id-%d"' % next(self._ids)
             return Flight(ident, method, sink, None, None), params
         own = b"%d" % next(self._ids)
         token = None
@@ -189,10 +191,11 @@ class ModernPeer:
             elif subscription is not None and bytes(subscription) == flight.ident:
                 flight.sink.notification(note)
                 return
-        if note.method == "notifications/message" and len(self.flights) == 1:
-            (only,) = self.flights.values()
-            if only.sink is not None:
-                only.sink.notification(note)
+        if note.method == "notifications/message":
+            # Nothing on a process's wire says which request a log message is about. A listen cannot be it.
+            calls = [flight for flight in self.flights.values() if flight.sink is not None and flight.method != "subscriptions/listen"]
+            if len(calls) == 1 and calls[0].sink is not None:
+                calls[0].sink.notification(note)
 
     def _down(self, reason: str) -> None:
         self._fresh_until = 0.0

@@ -132,13 +132,17 @@ def mark(target: str, word: str) -> None:
 
 
 class Timing:
-    """Around one request to a target: from sending to the response. `reply` is set to the response message."""
+    """Around one request to a target: from sending to the response. `reply` is set to the response message.
 
-    __slots__ = ("_began", "_method", "_target", "reply")
+    `patience`: the time-out around it, to tell one that was not answered in time from one that was given up.
+    """
 
-    def __init__(self, target: Target, method: str) -> None:
+    __slots__ = ("_began", "_method", "_patience", "_target", "reply")
+
+    def __init__(self, target: Target, method: str, patience: asyncio.Timeout | None = None) -> None:
         self._target = target
         self._method = method
+        self._patience = patience
         self._began = 0
         self.reply = b""
 
@@ -153,7 +157,7 @@ class Timing:
         elif isinstance(error, TransportError):
             outcome = error.kind
         elif isinstance(error, asyncio.CancelledError):
-            outcome = "cancelled"
+            outcome = "timeout" if self._patience is not None and self._patience.expired() else "cancelled"
         else:
             return
         target = self._target

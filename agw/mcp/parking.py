@@ -68,8 +68,7 @@ class ParkingSink:
         """The target's polling is dealt with by the transport."""
 
     def streamed(self) -> None:
-        if self.listener is not None:
-            self.listener.streamed()
+        """How a legacy target frames its answer is no business of a modern caller, who wants statuses (404, 400) with errors."""
 
 
 class Parked:
@@ -96,7 +95,7 @@ class Parked:
         peer = self.pooled.peer
         before = set(peer.flights)
         self.task = asyncio.get_running_loop().create_task(
-            peer.request(self.method, params, ident, self._sink, headers=headers, timeout_s=timeout_s if timeout_s is not None else TTL_S))
+            peer.request(self.method, params, ident, self._sink, headers=headers, timeout_s=timeout_s))
         self.task.add_done_callback(lambda _: self._ended(before))
 
     def _ended(self, before: set[bytes]) -> None:

@@ -24,6 +24,7 @@ import msgspec
 import orjson
 
 from agw.mcp import errors, message, revisions, trace
+from agw.mcp.bridge import errors as bridge_errors
 from agw.mcp.message import Members, Message, MessageError
 from agw.mcp.target import Target, header_lines
 from agw.mcp.transport import Headers, OnMessage, Reply, TransportError
@@ -31,6 +32,9 @@ from agw.mcp.transports.http import HttpTransport
 from agw.mcp.transports.origin import Stream
 
 log = logging.getLogger(__name__)
+
+LONGEST_S = 86_400.0
+"""Nothing is waited for longer, whatever signs of life there are."""
 
 
 class Hello(NamedTuple):
@@ -58,7 +62,7 @@ class Sink(Protocol):
 class Flight:
     """A request in flight: the id upstream, its sink, its progress token there and at the caller."""
 
-    __slots__ = ("ident", "method", "sink", "their_token", "token")
+    __slots__ = ("asks", "ident", "method", "patience", "sink", "their_token", "token", "wait")
 
     def __init__(self, ident: bytes, method: str, sink: Sink | None, token: bytes | None, their_token: bytes | None) -> None:
         self.ident = ident
@@ -66,6 +70,14 @@ class Flight:
         self.sink = sink
         self.token = token
         self.their_token = their_token
+        self.wait = 0.0
+        self.patience: asyncio.Timeout | None = None
+        self.asks: set[bytes] = set()
+
+    def sign_of_life(self) -> None:
+        """The target said something: the silence starts anew. While it waits for an answer of the client, nobody is silent."""
+        if self.patience is not None and not self.patience.expired():
+            self.patience.reschedule(None if self.asks else asyncio.get_running_loop().time() + self.wait)
 
 
 class LegacyPeer:
@@ -206,9 +218,14 @@ class LegacyPeer:
         flight, params = self._fly(method, params, ident, sink)
         wait = timeout_s if timeout_s is not None else self.target.timeout_s(method)
         self.flights[flight.ident] = flight
+        flight.wait = wait
         try:
             text, headers = trace.carried(message.request(flight.ident, method, params), headers, channel=self.target.is_channel)
-            reply = await self._carry(text, flight, headers, wait)
+            async with asyncio.timeout(wait) as flight.patience:
+                reply = await self._carry(text, flight, headers)
+        except TimeoutError:
+            await self.cancel(flight.ident)
+            raise self.target.failed(TransportError("timeout", "no answer in time")) from None
         except TransportError as error:
             raise self.target.failed(error) from None
         except VersionRefused as refused:
@@ -221,14 +238,14 @@ class LegacyPeer:
             sink.streamed()
         return outcome(reply)
 
-    async def _carry(self, text: bytes, flight: Flight, headers: Headers, wait: float) -> Reply:
+    async def _carry(self, text: bytes, flight: Flight, headers: Headers) -> Reply:
         on_message = (lambda raw: self._related(flight, raw)) if flight.sink is not None else None
         on_gap = flight.sink.gap if flight.sink is not None else None
         for attempt in (1, 2):
             await self.open()
             had = self.sid
             try:
-                reply = await self._attempt(text, flight, self._headers(more=headers), on_message, on_gap, wait)
+                reply = await self._attempt(text, flight, self._headers(more=headers), on_message, on_gap)
             except TransportError as error:
                 if attempt == 2 or not self._session_lost(error.status, had, error):
                     raise
@@ -242,15 +259,15 @@ class LegacyPeer:
         raise AssertionError("two attempts")
 
     async def _attempt(
-        self, text: bytes, flight: Flight, headers: Headers, on_message: OnMessage | None, on_gap: Callable[[int | None], None] | None, wait: float
+        self, text: bytes, flight: Flight, headers: Headers, on_message: OnMessage | None, on_gap: Callable[[int | None], None] | None
     ) -> Reply:
         begun = take_begun(flight.sink)
-        with self.target.timing(flight.method) as timing:
+        with self.target.timing(flight.method, flight.patience) as timing:
             if begun is not None and isinstance(self.transport, HttpTransport):
                 reply = await self.transport.request(
-                    text, flight.ident, headers=headers, on_message=on_message, on_gap=on_gap, timeout_s=wait, begun=begun)
+                    text, flight.ident, headers=headers, on_message=on_message, on_gap=on_gap, timeout_s=LONGEST_S, begun=begun)
             else:
-                reply = await self.transport.request(text, flight.ident, headers=headers, on_message=on_message, on_gap=on_gap, timeout_s=wait)
+                reply = await self.transport.request(text, flight.ident, headers=headers, on_message=on_message, on_gap=on_gap, timeout_s=LONGEST_S)
             timing.reply = reply.message
         return reply
 
@@ -266,6 +283,8 @@ class LegacyPeer:
         if "progressToken" in meta:
             token = bytes(meta["progressToken"])
         if not self.shared:
+            if not is_plain_id(ident) and (sink is None or sink.begun is None):
+                ident = b'"agw-id-%d"' % next(self._ids)
             return Flight(ident, method, sink, token, token), params
         number = next(self._ids)
         own = b"%d" % number
@@ -288,6 +307,10 @@ class LegacyPeer:
         """Send a notification or a response as it is."""
         if not self.is_open:
             return
+        for flight in self.flights.values():
+            if flight.asks and b'"id"' in text:
+                flight.asks.discard(bytes(message.members(text).get("id", b"")))
+                flight.sign_of_life()
         try:
             await self.transport.send(text, headers=self._headers(more=headers))
         except TransportError as error:
@@ -321,6 +344,7 @@ class LegacyPeer:
 
     def _related(self, flight: Flight, raw: bytes) -> None:
         """A message on the request's own stream."""
+        flight.sign_of_life()
         try:
             found = message.parse(raw)
         except MessageError as error:
@@ -329,6 +353,9 @@ class LegacyPeer:
         self._tell(flight, found)
 
     def _tell(self, flight: Flight, found: Message) -> None:
+        if found.kind == "request" and found.ident is not None and found.method != "ping":
+            flight.asks.add(found.ident)
+        flight.sign_of_life()
         if flight.sink is None:
             self.on_stray(self, found)
         elif found.kind == "notification":
@@ -404,6 +431,13 @@ def drop_begun(sink: Sink) -> None:
         begun.cancel()
 
 
+def is_plain_id(ident: bytes) -> bool:
+    """Does every JSON library give this id back in these octets? Not with escapes or non-ASCII, nor beyond 2**53 - 1."""
+    if ident[:1] == b'"':
+        return ident.isascii() and b"\\" not in ident
+    return len(ident) <= 15
+
+
 def is_stream(reply: Reply) -> bool:
     """Did the response come as an event of a stream?"""
     return (reply.header(b"content-type") or b"").lower().startswith(b"text/event-stream")
@@ -415,5 +449,6 @@ def outcome(reply: Reply) -> bytes:
     found = parts.get("result")
     if found is not None:
         return bytes(found)
-    raise errors.TargetError(bytes(parts.get("error", b'{"code":-32603,"message":"no answer"}')), status=reply.status or 200)
+    raw_error = bytes(parts.get("error", b'{"code":-32603,"message":"no answer"}'))
+    raise errors.TargetError(raw_error, status=reply.status or bridge_errors.http_status(bridge_errors.code_of(raw_error)))
 

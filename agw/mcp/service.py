@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
-import os
 import time
 from collections.abc import Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
@@ -26,16 +25,16 @@ from agw.mcp import errors, ladder, message, observe, revisions
 from agw.mcp.farm import Farm
 from agw.mcp.headers import passing
 from agw.mcp.legacy import SESSION_HEADER, LegacyFront
-from agw.mcp.legacy_session import LegacySession, StatelessSession
+from agw.mcp.legacy_session import LegacySession
 from agw.mcp.legacy_sse import SseFront
 from agw.mcp.listen import Listener, listen
 from agw.mcp.message import Message
 from agw.mcp.modern import ModernFront, ModernRequest
 from agw.mcp.origin_guard import Guard
 from agw.mcp.parking import Parking
-from agw.mcp.peer import Hello, SessionGone
+from agw.mcp.peer import SessionGone
 from agw.mcp.seal import KeyRing
-from agw.mcp.session import SessionState, UpstreamSession
+from agw.mcp.session_table import SessionTable
 from agw.mcp.streams import Answer, Reporter
 from agw.mcp.view import View
 from agw.mcp.ways import Ways
@@ -55,7 +54,6 @@ class Journal(Protocol):
     def drop(self, uuid: bytes) -> None: ...
 
 KEEP_ALIVE_S = 15.0
-MAX_ENDED = 100_000
 MCP_REASON = 16
 """`MCP` in the table of reasons (forward.pyx)."""
 
@@ -85,7 +83,7 @@ class McpService:
 
     def __init__(self, endpoint: McpEndpoint, host: Host) -> None:
         self.host = host
-        self.sessions: dict[bytes, LegacySession] = {}
+        self.sessions = SessionTable(self)
         self.answers: set[Reporter] = set()
         self.listeners: set[Listener] = set()
         self.tasks: set[asyncio.Task[Any]] = set()
@@ -93,8 +91,6 @@ class McpService:
         self.modern = ModernFront(self)
         self.sse = SseFront(self)
         self._begun: Stream | None = None
-        self._ended: dict[bytes, None] = {}
-        self.replicas: dict[bytes, LegacySession] = {}
         self.parking = Parking(host.ring, host.instance, host.index)
         self.origin = f"{host.index}.{int(host.started * 1000):x}"
         self._look_at(endpoint, None)
@@ -126,9 +122,10 @@ class McpService:
             virtual = session.view.virtual
             view = self.view if virtual is None else self.virtual.get(virtual.name.encode())
             if view is None:
-                self.spawn(self.end_session(session))
+                self.spawn(self.sessions.end(session))
                 continue
             session.view = view
+            self.ways.open(session)
             for name in [name for name, peer in session.peers.items() if names.get(name) is not peer.target]:
                 self.spawn(session.drop_peer(name))
         self.spawn(before.close())
@@ -291,50 +288,10 @@ class McpService:
         return b""
 
     def forwarded(self, call: Call) -> list[tuple[bytes, bytes]]:
-        """The caller's header fields that go to targets: trace context, and what the plan lists."""
-        return passing(call.headers, pipe=self.view.is_plain)
+        """The caller's header fields that may go to targets."""
+        return passing(call.headers)
 
     # ------------------------------------------------------------------------------------------ sessions
-
-    async def open_session(self, view: View, hello: Hello, call: Call) -> tuple[LegacySession | None, bytes]:
-        """A new session and its InitializeResult; no session when the backend is stateless."""
-        plan = self.endpoint.plan
-        if len(self.sessions) >= plan.max_sessions:
-            raise errors.RpcError(errors.INTERNAL, "the gateway has no room for another session", status=503, always=True, reason="sessions")
-        if not plan.stateful:
-            return None, await view.initialize(StatelessSession(view, hello, self.principal(call)))
-        now = int(time.time())
-        state = SessionState(
-            version=hello.version, capabilities=hello.capabilities, client_info=hello.client_info, backend=view.name, created=now,
-            expires=now + max(86_400, plan.session_ttl_ns // 1_000_000_000), uuid=os.urandom(16), instance=self.host.instance, slot=self.host.index)
-        session = LegacySession(view, hello, self.principal(call), state, b"")
-        try:
-            result = await view.initialize(session)
-        except BaseException:
-            await session.close()
-            raise
-        upstream = {
-            name: UpstreamSession((peer.sid or b"").decode("latin-1"), peer.version)
-            for name, peer in session.legacy_peers() if not peer.target.is_channel
-        }
-        session.state = SessionState(**{**_fields(state), "upstream": upstream})
-        session.token = session.state.pack(self.host.ring, session.principal)
-        self.sessions[session.token] = session
-        self.ways.open(session)
-        return session, result
-
-    async def open_channel(self, view: View, hello: Hello, principal: bytes) -> tuple[LegacySession, bytes]:
-        """A session that lives as long as its HTTP+SSE stream; its id goes to nobody."""
-        now = int(time.time())
-        state = SessionState(
-            version=hello.version, capabilities=hello.capabilities, client_info=hello.client_info, backend=view.name, created=now, expires=now,
-            uuid=os.urandom(16), instance=self.host.instance, slot=self.host.index)
-        session = LegacySession(view, hello, principal, state, b"")
-        try:
-            return session, await view.initialize(session)
-        except BaseException:
-            await session.close()
-            raise
 
     def session_of(self, call: Call, view: View) -> LegacySession | None:
         """The session a call belongs to; None when the call was passed on to the session's home.
@@ -346,60 +303,11 @@ class McpService:
         ids = call.values(SESSION_HEADER)
         if len(ids) != 1:
             raise errors.RpcError(errors.INVALID_REQUEST, "Bad Request: exactly one Mcp-Session-Id is needed", status=400, always=True)
-        return self.find_session(call, view, ids[0])
-
-    def find_session(self, call: Call, view: View, token: bytes) -> LegacySession | None:
-        """Like `session_of`, for an id from anywhere (the query of an HTTP+SSE client)."""
-        principal = self.principal(call)
-        found = self.sessions.get(token)
-        if found is not None:
-            if found.principal != principal or found.view is not view:
-                raise errors.unknown_session()
-            return found
-        state = SessionState.unpack(self.host.ring, token, principal, view.name, int(time.time()))
-        if state is None:
-            raise errors.unknown_session()
-        if state.instance == self.host.instance:
-            if state.slot != self.host.index and not call.hopped:
-                return self._away(call, view, token, state, principal)
-            if state.slot == self.host.index and (state.created > self.host.started or state.uuid in self._ended):
-                # It was opened in this very process and is not here any more: it was ended, or its time was over.
-                raise errors.unknown_session()
-        if state.capabilities is None or state.client_info is None or len(self.sessions) >= self.endpoint.plan.max_sessions:
-            raise errors.unknown_session()
-        hello = Hello(state.version, state.capabilities, state.client_info)
-        session = self.sessions[token] = LegacySession(view, hello, principal, state, token)
-        session.recall(self.host.recovered.pop(state.uuid, None))
-        self.ways.open(session)
-        return session
-
-    def _away(self, call: Call, view: View, token: bytes, state: SessionState, principal: bytes) -> LegacySession | None:
-        """A session whose home is another worker: what only its home can do goes there, calls go from here."""
-        way = self.host.hop(call, state.slot)
-        if self._begun is None and not (call.kind == "response" and (call.ident or b"").startswith(b'"agw-%d-' % self.host.index)):
-            if way is None:
-                raise errors.unknown_session()
-            if state.capabilities is not None and token not in self.replicas:
-                self._replica(view, token, state, principal)
-            call.pass_on(way, None)
-            return None
-        found = self.replicas.get(token)
-        if found is None:
-            raise errors.unknown_session()
-        return found
-
-    def _replica(self, view: View, token: bytes, state: SessionState, principal: bytes) -> None:
-        if len(self.replicas) >= self.endpoint.plan.max_sessions:
-            return
-        hello = Hello(state.version, state.capabilities or b"{}", state.client_info or b"{}")
-        replica = self.replicas[token] = LegacySession(view, hello, principal, state, token)
-        replica.is_replica = True
-        self.ways.open(replica)
+        return self.sessions.find(call, view, ids[0], self.principal(call), self._begun is not None)
 
     def _send_home(self, call: Call, answer: Reporter, ident: bytes | None) -> None:
         token = call.header(SESSION_HEADER) or b""
-        self.ways.close(token)
-        replica = self.replicas.pop(token, None)
+        replica = self.sessions.drop_replica(token)
         way = None if replica is None else self.host.hop(call, replica.state.slot)
         if way is None or call.started:
             answer.finish(_failure(ident, errors.target_down("", "its session was lost")))
@@ -416,43 +324,25 @@ class McpService:
         """`subscriptions/listen`, until the caller leaves."""
         await listen(self, request, note, answer)
 
-    async def end_session(self, session: LegacySession) -> None:
-        """Forget a session and end what stands behind it."""
-        self.sessions.pop(session.token, None)
-        self.ways.close(session.token)
-        if session.state.created <= self.host.started:
-            # Times of ids are whole seconds, so the rule for ids of an earlier life does not cover the first one.
-            self._ended[session.state.uuid] = None
-            if len(self._ended) > MAX_ENDED:
-                del self._ended[next(iter(self._ended))]
-        self.host.journal.drop(session.state.uuid)
-        await session.close()
-
     def all_sessions(self) -> Iterator[LegacySession]:
         """Every session of this worker."""
-        yield from list(self.sessions.values())
+        yield from self.sessions
         yield from self.sse.sessions()
+
+    def view_named(self, name: str) -> View:
+        """The view a session id was made for; the whole backend when that view is gone."""
+        return next((view for view in self.virtual.values() if view.name == name), self.view)
 
     # ------------------------------------------------------------------------------------------ time, change, end
 
     def sweep(self) -> None:
         """Called every few seconds: keep streams alive, end what is idle for too long."""
         now = time.monotonic()
-        ttl = self.endpoint.plan.session_ttl_ns / 1e9
         self.sse.sweep()
         for answer in list(self.answers):
             if now - answer.since > KEEP_ALIVE_S:
                 answer.keep_alive()
-        for session in list(self.sessions.values()):
-            if session.standalone is not None and session.standalone.call is not None:
-                session.last_used = now
-                session.standalone.keep_alive()
-            elif now - max(session.last_used, self.ways.last_used(session.token)) > ttl and not session.flights:
-                self.spawn(self.end_session(session))
-        for token, replica in list(self.replicas.items()):
-            if now - max(replica.last_used, self.ways.last_used(token)) > ttl and not replica.flights:
-                del self.replicas[token]
-                self.ways.close(token)
+        self.sessions.sweep()
         self.spawn(self._sweep_shared(now))
 
     async def _sweep_shared(self, now: float) -> None:
@@ -467,9 +357,18 @@ class McpService:
         for listener in list(self.listeners):
             listener.changed(method)
 
+    def drain(self) -> None:
+        """The worker is about to leave: streams that could stay open for ever end now, so that clients come back elsewhere."""
+        for session in self.sessions:
+            if session.standalone is not None:
+                session.standalone.part(None)
+        for listener in list(self.listeners):
+            listener.leave()
+        self.spawn(self.sse.close())
+
     async def close(self) -> None:
         """The end of the worker or of the backend."""
-        await asyncio.gather(*(self.end_session(session) for session in self.all_sessions()), return_exceptions=True)
+        await self.sessions.close()
         for task in list(self.tasks):
             if task is not asyncio.current_task():
                 task.cancel()
@@ -482,9 +381,6 @@ class McpService:
 def _failure(ident: bytes | None, error: errors.RpcError) -> bytes:
     return message.failure(ident, error.raw())
 
-
-def _fields(state: SessionState) -> dict[str, Any]:
-    return {name: getattr(state, name) for name in state.__struct_fields__}
 
 
 def _is_loopback(bind: str) -> bool:

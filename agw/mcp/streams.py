@@ -35,13 +35,16 @@ class EventStream:
         self.memory = memory
         self.call: Call | None = None
         self.over = False
+        self._leave: Callable[[], object] | None = None
 
     def attach(self, call: Call, *, prime: bool, retry_ms: int | None = None, after: str = "") -> None:
         """Send on this connection from now on; an older one is ended. `after`: the event the caller saw last."""
         self._end()
         self.call = call
         EventStream.open_now += 1
-        call.on_close = self.lost
+        # Who waits for the caller to leave (a modern request: leaving is cancelling) goes on doing so.
+        self._leave = call.on_close
+        call.on_close = self._lost
         call.start(200, STREAM_LINES)
         if not call.open:
             # It left before: there is nobody who would tell us.
@@ -104,6 +107,11 @@ class EventStream:
             self.call = None
             EventStream.open_now -= 1
 
+    def _lost(self) -> None:
+        self.lost()
+        if self._leave is not None:
+            self._leave()
+
 
 class Reporter(Protocol):
     """Where what there is to say about one request is reported."""
@@ -132,6 +140,8 @@ class Answer:
         self._open_stream = open_stream
         self.done = False
         self.since = time.monotonic()
+        self.on_end: Callable[[], object] | None = None
+        """Called right before the last thing is said: who hears it may reuse the request's id at once."""
 
     def begin(self, retry_ms: int | None = None) -> EventStream | None:
         """Make it an event stream, if the caller takes one."""
@@ -162,6 +172,8 @@ class Answer:
         seen = observe.current()
         if seen is not None:
             seen.conclude()
+        if self.on_end is not None:
+            self.on_end()
         if self.stream is not None:
             self.call.note_answer(raw)
             self.stream.send(raw)

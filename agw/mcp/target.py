@@ -137,9 +137,9 @@ class Target:
 
     # ---------------------------------------------------------------------------------- what is counted
 
-    def timing(self, method: str) -> Timing:
+    def timing(self, method: str, patience: asyncio.Timeout | None = None) -> Timing:
         """Around one request to it: what it took is counted."""
-        return Timing(self, method)
+        return Timing(self, method, patience)
 
     def seen(self, outcome: str) -> None:
         """How a request to it ended (`layout.UPSTREAM_OUTCOMES`)."""

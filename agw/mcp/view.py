@@ -37,6 +37,7 @@ from agw.mcp.federation.names import Naming
 from agw.mcp.federation.rewrite import Maps
 from agw.mcp.federation.uris import Uris
 from agw.mcp.federation.virtual import View as Picked
+from agw.mcp.headers import for_target
 from agw.mcp.legacy_session import LegacySession, StatelessSession
 from agw.mcp.message import Message
 from agw.mcp.modern import ModernRequest
@@ -113,7 +114,9 @@ class View:
         if self.is_plain:
             peer = await request.peer(self.targets[0])
             if isinstance(peer, ModernPeer):
-                parts = message.members(await peer.request("server/discover", note.params, note.ident or b"null", request, headers=headers))
+                passed = for_target(self.targets[0], headers, pipe=True)
+                raw = await peer.request("server/discover", note.params, note.ident or b"null", request, headers=passed)
+                parts = message.members(raw)
                 parts["supportedVersions"] = message.raw(supported)
                 return message.encode(parts)
             return bridge_capabilities.server_to_modern(message.encode(peer.result), supported)
@@ -281,8 +284,13 @@ class View:
         return ask.params if self.is_plain else rewrite.server_request(ask.method or "", ask.params, self._maps[target.index])
 
     async def check_param_headers(self, request: ModernRequest, note: Message, call: Call) -> None:
-        """`Mcp-Param-*` against the arguments, where we know what the tool wants mirrored. A single target checks itself."""
-        if note.method != "tools/call" or self.is_plain:
+        """`Mcp-Param-*` against the arguments, where we know what the tool wants mirrored.
+
+        A single target that gets the headers itself, modern and on HTTP, checks them itself.
+        """
+        if note.method != "tools/call":
+            return
+        if self.is_plain and self.targets[0].plan.kind == "http" and await self.is_modern(self.targets[0]):
             return
         parts = message.members(note.params)
         name = message.text(parts.get("name"))

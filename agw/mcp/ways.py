@@ -41,7 +41,7 @@ class Ways:
         """A session exists; its targets are entered as they are used."""
         if session.view is self.view:
             self.table.sessions[session.token] = CallSession(
-                [None] * len(self.view.targets), session.hello.version.encode(), session.log_fields)
+                [None] * len(self.view.targets), session.hello.version.encode(), session.log_fields if self.view.service.host.context.log.enabled else b"")
 
     def close(self, token: bytes) -> None:
         """The session is over, or nobody knows any more what its upstream sessions are."""
@@ -52,10 +52,16 @@ class Ways:
         known = self.table.sessions.get(token)
         return 0.0 if known is None else known.used_ns / 1e9
 
-    def flights(self, token: bytes) -> dict[bytes, int]:
-        """Requests under way there: target by raw id."""
+    def is_under_way(self, token: bytes, ident: bytes) -> bool:
+        """Is a request with this id under way there?"""
         known = self.table.sessions.get(token)
-        return {} if known is None else known.flights
+        return known is not None and ident in known.flights
+
+    def give_up(self, token: bytes, ident: bytes) -> int | None:
+        """End a request under way there without a response; the number of its target, None when it is not there."""
+        known = self.table.sessions.get(token)
+        flight = None if known is None else known.flights.get(ident)
+        return None if flight is None else flight.give_up()
 
     def used_session(self, session: LegacySession, peer: LegacyPeer) -> None:
         """A call went through this peer of the session: the next one may go without us."""

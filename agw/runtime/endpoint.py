@@ -34,7 +34,7 @@ class Service(Protocol):
 class McpEndpoint:
     """One MCP backend. `clusters` and `labels` are by target; `label` is the backend's own number in the counters."""
 
-    __slots__ = ("choices", "clusters", "forward_headers", "identity", "label", "labels", "plan", "schema_clusters", "service")
+    __slots__ = ("choices", "clusters", "identity", "label", "labels", "plan", "schema_clusters", "service")
 
     def __init__(
         self, plan: McpPlan, clusters: list[Cluster | None], label: int, labels: list[int], identity: bytes,
@@ -46,7 +46,6 @@ class McpEndpoint:
         self.labels = labels
         self.identity = identity
         self.schema_clusters = schema_clusters
-        self.forward_headers = frozenset(name.encode() for target in plan.targets for name in target.forward_headers)
         self.choices: list[Choice] = []
         self.service: Service | None = None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from operator import add
 
 from agw._fast.call import Call
 from agw._fast.exchange import Context
@@ -93,23 +94,33 @@ class McpHost:
         """What is open now, for the metrics."""
         slot = self.context.slot
         services = self.services.values()
-        numbers = {
+        open_now = {
             "mcp_sessions": sum(len(service.sessions) + len(service.sse.channels) for service in services),
-            "mcp_replicas": sum(len(service.replicas) for service in services),
+            "mcp_replicas": sum(len(service.sessions.replicas) for service in services),
             "mcp_streams": EventStream.open_now,
             "mcp_parked": sum(len(service.parking) for service in services),
         }
-        for name, number in numbers.items():
+        for name, number in open_now.items():
             slot.set_gauge(_GAUGE[name], number)
-        rows: list[tuple[int, tuple[int, ...]]] = []
+        rows: dict[int, list[int]] = {}
         for service in services:
             items = service.view.catalogue.counts()
             for target in service.farm.targets:
                 for name, step in zip(_CHILDREN, target.take_children(), strict=True):
                     slot.add_gauge(_GAUGE[name], step)
-                listed = [items.get((target.index, kind), 0) for kind in KINDS]
-                rows.append((target.label, (int(target.is_up), target.sessions_owned, target.sessions_pooled, target.children, *listed)))
-        slot.set_targets(rows)
+                numbers = [target.sessions_owned, target.sessions_pooled, target.children, *(items.get((target.index, kind), 0) for kind in KINDS)]
+                known = rows.get(target.label)
+                if known is None:
+                    rows[target.label] = [int(target.is_up), *numbers]
+                else:
+                    # Two backends of one name: their targets share a label.
+                    rows[target.label] = [min(known[0], target.is_up), *map(add, known[1:], numbers)]
+        slot.set_targets([(label, tuple(row)) for label, row in rows.items()])
+
+    def drain(self) -> None:
+        """The worker is about to leave."""
+        for service in self.services.values():
+            service.drain()
 
     async def close(self) -> None:
         """The worker leaves: sessions upstream and processes end."""

@@ -317,6 +317,8 @@ class Worker:
         self.deadline_ns = deadline_ns
         self.slot.set(layout.W_STATE, layout.DRAINING)
         self.context.drain()
+        if self.mcp is not None:
+            self.mcp.drain()
         self.loop.call_later(QUIET_S, self._stop_listening)
 
     def _stop_listening(self) -> None:

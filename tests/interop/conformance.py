@@ -57,14 +57,32 @@ def summary(statuses: Statuses) -> str:
     return f"{len({scenario for scenario, _ in statuses})} scenarios, " + ", ".join(f"{number} {status}" for status, number in sorted(count.items()))
 
 
-def differences(direct: Statuses, through: Statuses) -> list[str]:
-    """One line per check whose statuses differ."""
-    lines = []
-    for key in sorted(direct | through):
-        ours, theirs = through.get(key, []), direct.get(key, [])
-        if [status for status, _ in ours] != [status for status, _ in theirs]:
-            lines.append(f"{key[0]} / {key[1]}: direct {_brief(theirs)}, through agw {_brief(ours)}")
-    return lines
+@dataclass(frozen=True)
+class Difference:
+    """A check whose statuses are not the same."""
+
+    scenario: str
+    check: str
+    direct: list[tuple[str, str]]
+    through: list[tuple[str, str]]
+
+    @property
+    def key(self) -> str:
+        """What a file of expected differences names it by, without what the suite says in words."""
+        return f"{self.scenario} {self.check} {_statuses(self.direct)}>{_statuses(self.through)}"
+
+    def __str__(self) -> str:
+        return f"{self.scenario} / {self.check}: direct {_brief(self.direct)}, through agw {_brief(self.through)}"
+
+
+def differences(direct: Statuses, through: Statuses) -> list[Difference]:
+    """The checks whose statuses differ."""
+    pairs = [(key, direct.get(key, []), through.get(key, [])) for key in sorted(direct | through)]
+    return [Difference(*key, old, new) for key, old, new in pairs if _statuses(old) != _statuses(new)]
+
+
+def _statuses(results: list[tuple[str, str]]) -> str:
+    return "+".join(status for status, _ in results) or "absent"
 
 
 def _brief(results: list[tuple[str, str]]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
@@ -10,6 +11,7 @@ import time
 import urllib.request
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 DEMO_PORT = 3000
 
@@ -68,13 +70,32 @@ class Process:
         self.stop()
 
 
-class Gateway(Process):
-    """`agw serve` in front of one MCP server, or with its built-in demo if there is none (`upstream` 0).
+Target = dict[str, Any]
+"""An entry of `mcp.targets` in the configuration."""
 
-    The three own ports are moved away, so that it runs beside any other agw.
+
+def http_target(port: int, name: str = "target", path: str = "/mcp") -> Target:
+    """A server on streamable HTTP."""
+    return {"name": name, "mcp": {"host": f"http://127.0.0.1:{port}{path}"}}
+
+
+def sse_target(port: int, name: str = "target") -> Target:
+    """A server on HTTP+SSE."""
+    return {"name": name, "sse": {"host": f"http://127.0.0.1:{port}/sse"}}
+
+
+def stdio_target(command: list[str], name: str = "target") -> Target:
+    """A server on stdio."""
+    return {"name": name, "stdio": {"cmd": command[0], "args": command[1:]}}
+
+
+class Gateway(Process):
+    """`agw serve` in front of MCP servers, or with its built-in demo if there are none.
+
+    `backend`: further keys of `mcp` in the configuration. The three own ports are moved away, so that it runs beside any other agw.
     """
 
-    def __init__(self, name: str, agw: Path, upstream: int, logs: Path, workers: int) -> None:
+    def __init__(self, name: str, agw: Path, targets: list[Target], logs: Path, workers: int, **backend: Any) -> None:
         self._stats = free_port()
         environment = {
             "ADMIN_ADDR": f"unix:{logs}/{name}.admin",
@@ -84,14 +105,15 @@ class Gateway(Process):
         }
         command = [str(agw), "serve", "--workers", str(workers)]
         port = DEMO_PORT
-        if upstream:
+        if targets:
             port = free_port()
             file = logs / f"{name}.yaml"
-            file.write_text(
-                f"gateways: {{default: {{port: {port}, address: 127.0.0.1}}}}\n"
-                f"mcp: {{targets: [{{name: target, mcp: {{host: 'http://127.0.0.1:{upstream}'}}}}]}}\n"
-                "frontendPolicies: {accessLog: {enabled: true}}\n"
-            )
+            configuration = {
+                "gateways": {"default": {"port": port, "address": "127.0.0.1"}},
+                "mcp": {"targets": targets, **backend},
+                "frontendPolicies": {"accessLog": {"enabled": True}},
+            }
+            file.write_text(json.dumps(configuration, indent=1))
             command += ["-f", str(file)]
         else:
             for _ in range(300):

@@ -24,7 +24,7 @@ from pathlib import Path
 import cases
 import conformance
 import raw
-from processes import Gateway, Process, free_port
+from processes import Gateway, Process, free_port, http_target
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -140,7 +140,7 @@ def conform(dual_era: Process, gateway: Gateway, out: Path) -> list[str]:
         found = conformance.differences(direct, through)
         print(f"  {leg.name}: direct      {conformance.summary(direct)}")
         print(f"  {' ' * len(leg.name)}  through agw {conformance.summary(through)}; {len(found) or 'no'} differences", flush=True)
-        lines += [f"{leg.name}: {line}" for line in found]
+        lines += [f"{leg.name}: {difference}" for difference in found]
     return lines
 
 
@@ -228,7 +228,8 @@ def main() -> int:
 
     @contextmanager
     def gateway_for(name: str, upstream: int) -> Iterator[Gateway]:
-        with Gateway(f"agw-{name}", options.agw, upstream, LOGS, options.workers) as gateway:
+        targets = [http_target(upstream)] if upstream else []
+        with Gateway(f"agw-{name}", options.agw, targets, LOGS, options.workers) as gateway:
             yield gateway
             if (code := gateway.stop()) != 0:
                 wrong.append(f"{gateway.name} exited with {code}")

@@ -79,8 +79,8 @@ class Exchange(ABC):
 
     @property
     def raw_id(self) -> bytes:
-        """The id as it is written."""
-        return json.dumps(self.message["id"]).encode()
+        """The id as many libraries write it: no escapes but those that must be."""
+        return json.dumps(self.message["id"], ensure_ascii=False).encode()
 
     async def result(self, value: Any) -> None:
         """The response: a value, or its octets."""

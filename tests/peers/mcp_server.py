@@ -261,8 +261,9 @@ class McpServer:
         self.loop.call_soon_threadsafe(self.gate.set)
 
     def reset(self) -> None:
-        """As new: no behaviours, no records."""
+        """As new: no behaviours, no records, no sessions."""
         self.own.clear()
+        self.forget()
         self.take = None
         self.seen.clear()
         self.given_up.clear()
@@ -278,17 +279,21 @@ class McpServer:
                     await session.stream.die()
         self.run(work())
 
-    def tell(self, method: str, params: Any = None) -> int:
-        """A notification on every open GET and listen stream; how many there were."""
-        return int(self.run(self._tell(method, params)))
+    def tell(self, method: str, params: Any = None, *, unasked: bool = False) -> int:
+        """A notification on every open GET stream and on the listens that want it (`unasked`: all); how many there were."""
+        return int(self.run(self._tell(method, params, unasked)))
 
-    async def _tell(self, method: str, params: Any) -> int:
+    async def _tell(self, method: str, params: Any, unasked: bool) -> int:
         told = 0
         for session in self.sessions.values():
             if session.stream is not None and not session.stream.over:
                 await session.stream.notify(method, params)
                 told += 1
         for ident, (x, _) in self._listens.items():
+            wanted = json.dumps(x.params["notifications"])
+            kind = method.split("/")[1]
+            if not unasked and (f'"{kind}ListChanged": true' if method.endswith("list_changed") else json.dumps((params or {}).get("uri"))) not in wanted:
+                continue
             meta = {"_meta": {SUBSCRIPTION_KEY: json.loads(ident)}}
             await x.notify(method, {**(params or {}), **meta})
             told += 1

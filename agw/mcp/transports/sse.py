@@ -120,7 +120,8 @@ class SseTransport:
         self.on_down: Callable[[str], None] = _ignore
         self._origin = origin
         self._path = path
-        self._base = f"http://{origin.cluster.plan.authority or 'localhost'}{path.decode('ascii')}"
+        plan = origin.cluster.plan
+        self._base = f"{'http' if plan.tls is None else 'https'}://{plan.authority or 'localhost'}{path.decode('ascii')}"
         self._max = max_message_bytes
         self._max_in_flight = max_in_flight
         self._channel: Channel | None = None

@@ -14,6 +14,7 @@ no exception logged.
 | /mixed | a (legacy), m (modern only) |
 | /dual | d (both eras) |
 | /stdio, /pair | one program; a and a program |
+| /patient/one … | the same as /one …, with a time-out of 20 s instead of 1 s |
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def configuration(*routes: dict[str, Any], **blocks: Any) -> dict[str, Any]:
     }
 
 
-WORKERS = 1
+WORKERS = 2
 TOOLS = ["echo", "whoami", "hang", "wait", "die", "half", "garbage", "not_rpc", "wrong_id", "big", "progress", "logs", "ask", "endless"]
 
 
@@ -90,6 +91,8 @@ class Farm:
             route("/stdio", stdio_target("s")), route("/pair", a, stdio_target("s")), route("/both", stdio_target("s", offer={"era": "dual"})),
             route("/modern-stdio", stdio_target("s", offer={"era": "modern"})),
             route("/stateless", a, statefulMode="stateless"),
+            *(route("/patient" + path, *({**target, "timeout": "20s"} for target in targets))
+              for path, targets in {"/one": [a], "/two": [a, b], "/modern": [m], "/mixed": [a, m], "/dual": [d]}.items()),
         ), workers=WORKERS))
         self.workers = self.gateway.pids()
 

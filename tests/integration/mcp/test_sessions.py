@@ -61,10 +61,7 @@ def test_deleted_sessions_are_gone_here_and_behind(farm: Farm, path: str) -> Non
     assert session.delete().status in (200, 204)
     for answer in (session.request("ping"), session.endpoint.send("GET", None, session.headers), session.delete(), session.notify("notifications/x")):
         assert answer.status == 404, answer
-    if path in ("/one", "/two"):
-        ended = [each for each in (farm.a, farm.b)[: 2 if path == "/two" else 1] if any(s.method == "DELETE" for s in each.seen)]
-        wait_until(lambda: all(any(s.method == "DELETE" for s in each.seen) for each in (farm.a, farm.b)[: 2 if path == "/two" else 1]), what="DELETE upstream")
-        wait_until(lambda: not behind & {sid for server in (farm.a, farm.b) for sid in server.sessions}, what=f"sessions ended {ended}")
+    wait_until(lambda: not behind & {sid for server in (farm.a, farm.b) for sid in server.sessions}, what=f"{len(behind)} sessions ended")
 
 
 def test_what_is_under_way_ends_with_the_session(farm: Farm) -> None:
@@ -257,4 +254,5 @@ def test_a_target_that_refuses_the_handshake(farm: Farm) -> None:
     assert "error" in alone.message
     assert "mcp-session-id" not in alone.headers
     with Session(farm.at("/two")) as session:
-        assert all(name.startswith("b_") for name in session.names())
+        assert session.call("b_echo").status == 200
+        assert "error" in session.call("a_echo").message

@@ -2,6 +2,9 @@
 
     python dual_era.py --port 9000                     plain
     python dual_era.py --port 9000 --page-size 5       lists in pages, for clients that must follow cursors
+    python dual_era.py --port 9000 --share 2/3         every third tool, prompt and resource, from the second on
+    python dual_era.py --port 9000 --era legacy        one era only, also `modern` (serving.py)
+    python dual_era.py --transport stdio               or `sse`: http://127.0.0.1:PORT/sse
 
 It offers what the official conformance suite asks of a server (names, texts and behaviour are the suite's), and a few
 tools of our own, marked `own` in tools.py. The low-level server of the SDK is used because it sends declarations as
@@ -20,13 +23,13 @@ from typing import Any
 
 import mcp_types as types
 import tools
-import uvicorn
-from mcp.server.lowlevel import Server
+from mcp.server.lowlevel import NotificationOptions, Server
 from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
 from mcp.server.streamable_http import EventCallback, EventMessage, EventStore
 from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
 from mcp.shared.exceptions import MCPDeprecationWarning, MCPError
 from media import PNG
+from serving import serve
 
 NAME = "agw-interop"
 TEMPLATE = "test://template/{id}/data"
@@ -85,13 +88,26 @@ class Events(EventStore):
         return stream
 
 
+class Share:
+    """One server's part when the fixture is dealt out to several: every `of`-th entry of each list, beginning with `number` (from 1)."""
+
+    def __init__(self, text: str) -> None:
+        self._number, self._of = (int(part) for part in text.split("/"))
+
+    def of(self, items: list[Any]) -> list[Any]:
+        """The part of a list."""
+        return items[self._number - 1 :: self._of]
+
+
 class Handlers:
     """What the server answers. Subscriptions of legacy sessions and log levels are kept per session."""
 
-    def __init__(self, page_size: int | None) -> None:
+    def __init__(self, page_size: int | None, share: Share) -> None:
         self._page_size = page_size
         self.bus = InMemorySubscriptionBus()
-        self.tools = tools.Tools(self.bus)
+        self._tools, self._resources, self._prompts = (share.of(items) for items in (tools.DECLARED, RESOURCES, PROMPTS))
+        self._templates = share.of([types.ResourceTemplate(uri_template=TEMPLATE, name="template", description="Data of an id", mime_type="application/json")])
+        self.tools = tools.Tools(self.bus, {tool.name for tool in self._tools})
 
     def _page(self, items: list[Any], params: types.PaginatedRequestParams | None) -> tuple[list[Any], str | None]:
         cursor = params.cursor if params else None
@@ -103,7 +119,7 @@ class Handlers:
 
     async def list_tools(self, ctx: Any, params: types.PaginatedRequestParams | None) -> types.ListToolsResult:
         """tools/list"""
-        page, more = self._page(tools.DECLARED, params)
+        page, more = self._page(self._tools, params)
         return types.ListToolsResult(tools=page, next_cursor=more)
 
     async def call_tool(self, ctx: Any, params: types.CallToolRequestParams) -> types.CallToolResult | types.InputRequiredResult:
@@ -112,17 +128,19 @@ class Handlers:
 
     async def list_resources(self, ctx: Any, params: types.PaginatedRequestParams | None) -> types.ListResourcesResult:
         """resources/list"""
-        page, more = self._page(RESOURCES, params)
+        page, more = self._page(self._resources, params)
         return types.ListResourcesResult(resources=page, next_cursor=more)
 
     async def list_templates(self, ctx: Any, params: types.PaginatedRequestParams | None) -> types.ListResourceTemplatesResult:
         """resources/templates/list"""
-        template = types.ResourceTemplate(uri_template=TEMPLATE, name="template", description="Data of an id", mime_type="application/json")
-        return types.ListResourceTemplatesResult(resource_templates=[template])
+        page, more = self._page(self._templates, params)
+        return types.ListResourceTemplatesResult(resource_templates=page, next_cursor=more)
 
     async def read_resource(self, ctx: Any, params: types.ReadResourceRequestParams) -> types.ReadResourceResult:
         """resources/read"""
         uri = params.uri
+        if not self._owns(uri):
+            raise self._unknown_resource(ctx, uri)
         if uri == "test://static-binary":
             return types.ReadResourceResult(contents=[types.BlobResourceContents(uri=uri, mime_type="image/png", blob=PNG)])
         if uri in TEXTS:
@@ -132,12 +150,17 @@ class Handlers:
         if uri == head + id + tail and id:
             text = f'{{"id":"{id}","templateTest":true,"data":"Data for ID: {id}"}}'
             return types.ReadResourceResult(contents=[types.TextResourceContents(uri=uri, mime_type="application/json", text=text)])
-        modern = ctx.protocol_version >= "2026-07-28"
-        raise MCPError(types.INVALID_PARAMS if modern else -32002, "Resource not found", {"uri": uri})
+        raise self._unknown_resource(ctx, uri)
+
+    def _owns(self, uri: str) -> bool:
+        return uri in [resource.uri for resource in self._resources] or bool(self._templates and uri.startswith(TEMPLATE.split("{", maxsplit=1)[0]))
+
+    def _unknown_resource(self, ctx: Any, uri: str) -> MCPError:
+        return MCPError(types.INVALID_PARAMS if tools.is_modern(ctx) else -32002, "Resource not found", {"uri": uri})
 
     async def subscribe(self, ctx: Any, params: types.SubscribeRequestParams) -> types.EmptyResult:
         """resources/subscribe"""
-        self.tools.subscriptions.add((tools.session_of(ctx), params.uri))
+        self.tools.subscribe(ctx, params.uri)
         return types.EmptyResult()
 
     async def unsubscribe(self, ctx: Any, params: types.UnsubscribeRequestParams) -> types.EmptyResult:
@@ -147,11 +170,16 @@ class Handlers:
 
     async def list_prompts(self, ctx: Any, params: types.PaginatedRequestParams | None) -> types.ListPromptsResult:
         """prompts/list"""
-        page, more = self._page(PROMPTS, params)
+        page, more = self._page(self._prompts, params)
         return types.ListPromptsResult(prompts=page, next_cursor=more)
 
     async def get_prompt(self, ctx: Any, params: types.GetPromptRequestParams) -> types.GetPromptResult | types.InputRequiredResult:
         """prompts/get"""
+        return await tools.answered(ctx, params, self._get_prompt)
+
+    async def _get_prompt(self, ctx: Any, params: types.GetPromptRequestParams) -> types.GetPromptResult | types.InputRequiredResult:
+        if params.name not in [prompt.name for prompt in self._prompts]:
+            raise MCPError(types.INVALID_PARAMS, "no such prompt")
         arguments = params.arguments or {}
         match params.name:
             case "test_simple_prompt":
@@ -188,12 +216,21 @@ class Handlers:
         return types.EmptyResult()
 
 
-def make(page_size: int | None) -> Server[Any]:
+class Fixture(Server[Any]):
+    """Says in the legacy era, too, that its lists change."""
+
+    def create_initialization_options(self, notification_options: NotificationOptions | None = None, *more: Any, **named: Any) -> Any:
+        """What `initialize` is answered with."""
+        changes = notification_options or NotificationOptions(prompts_changed=True, resources_changed=True, tools_changed=True)
+        return super().create_initialization_options(changes, *more, **named)
+
+
+def make(page_size: int | None, share: Share) -> Server[Any]:
     """The server, ready to be run on a transport."""
-    handlers = Handlers(page_size)
+    handlers = Handlers(page_size, share)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MCPDeprecationWarning)
-        server: Server[Any] = Server(
+        server = Fixture(
             NAME,
             version="1.0.0",
             title="agw interoperability fixture",
@@ -212,6 +249,7 @@ def make(page_size: int | None) -> Server[Any]:
             on_completion=handlers.complete,
             on_set_logging_level=handlers.set_level,
         )
+    server.middleware.append(handlers.tools.remember)
     server.middleware.append(RequestStateBoundary(RequestStateSecurity.ephemeral(), default_audience=NAME))
     return server
 
@@ -219,13 +257,14 @@ def make(page_size: int | None) -> Server[Any]:
 def main() -> None:
     """Serve until a signal."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--page-size", type=int)
+    parser.add_argument("--share", type=Share, default=Share("1/1"), metavar="NUMBER/OF")
+    parser.add_argument("--transport", choices=["http", "sse", "stdio"], default="http")
+    parser.add_argument("--era", choices=["both", "legacy", "modern"], default="both")
     options = parser.parse_args()
     warnings.simplefilter("ignore", MCPDeprecationWarning)
-    app = make(options.page_size).streamable_http_app(event_store=Events(), retry_interval=500, host="127.0.0.1")
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=options.port, log_level="warning", timeout_graceful_shutdown=1))
-    asyncio.run(server.serve())
+    asyncio.run(serve(make(options.page_size, options.share), options.transport, options.era, options.port, Events()))
 
 
 if __name__ == "__main__":

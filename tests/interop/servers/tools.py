@@ -6,12 +6,13 @@ A tool named `x` is the coroutine method `x(ctx, params)`. It returns a text, co
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import mcp_types as types
 from mcp.server.subscriptions import InMemorySubscriptionBus, PromptsListChanged, ResourceUpdated, ToolsListChanged
 from mcp.shared.exceptions import MCPError
+from mcp.shared.message import ServerMessageMetadata
 from media import PNG, WAV
 
 STEP_S = 0.05
@@ -124,8 +125,10 @@ _ENUMS = {
 
 
 def session_of(ctx: Any) -> str | None:
-    """The legacy session a request belongs to."""
-    return ctx.request.headers.get("mcp-session-id") if ctx.request is not None else None
+    """The legacy session a request belongs to; None on stdio, where there is only one."""
+    if ctx.request is None:
+        return None
+    return ctx.request.headers.get("mcp-session-id") or ctx.request.query_params.get("session_id")
 
 
 def is_modern(ctx: Any) -> bool:
@@ -168,11 +171,42 @@ class ToolError(Exception):
     """To be answered as a result with isError."""
 
 
+class Asks(Exception):
+    """Ends a tool with what the client must answer first (modern era)."""
+
+    def __init__(self, **requests: Any) -> None:
+        super().__init__()
+        self.result = types.InputRequiredResult(input_requests=requests)
+
+
+_ANSWERS = {
+    "elicitation/create": types.ElicitResult,
+    "sampling/createMessage": types.CreateMessageResult,
+    "roots/list": types.ListRootsResult,
+}
+
+
+async def answered(ctx: Any, params: Any, handler: Callable[[Any, Any], Awaitable[Any]]) -> Any:
+    """What a handler that may ask the client answers in the end.
+
+    The modern client answers by repeating its request. The legacy client is asked at once, everything at the same time.
+    """
+    result = await handler(ctx, params)
+    while isinstance(result, types.InputRequiredResult) and not is_modern(ctx):
+        requests = result.input_requests or {}
+        related = ServerMessageMetadata(related_request_id=ctx.request_id)
+        asked = [ctx.session.send_request(request, _ANSWERS[request.method], metadata=related) for request in requests.values()]
+        answers = dict(zip(requests, await asyncio.gather(*asked), strict=True))
+        result = await handler(ctx, params.model_copy(update={"input_responses": answers, "request_state": result.request_state}))
+    return result
+
+
 class Tools:
     """State and code of the tools. Owner: the server's loop."""
 
-    def __init__(self, bus: InMemorySubscriptionBus) -> None:
-        self._bus = bus
+    def __init__(self, bus: InMemorySubscriptionBus, names: set[str]) -> None:
+        self._bus, self._names = bus, names
+        self._sessions: dict[str | None, Any] = {}
         self._later: set[asyncio.Task[None]] = set()
         self._cancelled = 0
         self.subscriptions: set[tuple[str | None, str]] = set()
@@ -180,19 +214,40 @@ class Tools:
 
     async def call(self, ctx: Any, params: types.CallToolRequestParams) -> types.CallToolResult | types.InputRequiredResult:
         """Run a tool by name. Errors: MCPError for an unknown one."""
-        if params.name not in SCHEMAS:
+        if params.name not in self._names:
             raise MCPError(types.INVALID_PARAMS, f"Unknown tool: {params.name}")
         missing = [name for name in SCHEMAS[params.name].get("required", ()) if name not in (params.arguments or {})]
         try:
             if missing and params.name != "test_x_mcp_header":
                 raise ToolError(f"missing: {', '.join(missing)}")
-            result = await getattr(self, params.name)(ctx, params)
+            result = await answered(ctx, params, getattr(self, params.name))
+        except Asks as asks:
+            return asks.result
         except ToolError as error:
             return types.CallToolResult(content=[_text(str(error))], is_error=True)
         if isinstance(result, types.CallToolResult | types.InputRequiredResult):
             return result
         content = result if isinstance(result, list) else [_text(result) if isinstance(result, str) else result]
         return types.CallToolResult(content=content)
+
+    async def remember(self, ctx: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
+        """Middleware: who is to be told of changes. A session has its id from `notifications/initialized` on."""
+        if ctx.method != "initialize" and not is_modern(ctx):
+            self._sessions[session_of(ctx)] = ctx.session
+        return await call_next(ctx)
+
+    def subscribe(self, ctx: Any, uri: str) -> None:
+        """A legacy session wants to know when a resource changes."""
+        self.subscriptions.add((session_of(ctx), uri))
+
+    async def _changed(self, event: Any, notify: str) -> None:
+        """Tell everybody: who listens (modern), and every session (legacy). Sessions that are gone are none of our business."""
+        await self._bus.publish(event)
+        for name, session in list(self._sessions.items()):
+            try:
+                await getattr(session, notify)()
+            except Exception:
+                del self._sessions[name]
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -243,9 +298,8 @@ class Tools:
         async def notify() -> None:
             for number in range(count):
                 await asyncio.sleep(every_s if number else delay_s)
-                if is_modern(ctx):
-                    await self._bus.publish(ToolsListChanged())
-                else:
+                await self._changed(ToolsListChanged(), "send_tool_list_changed")
+                if not is_modern(ctx):
                     await self._log(ctx, "warning", f"later {number + 1}", on_request=False)
 
         self._spawn(notify())
@@ -257,10 +311,10 @@ class Tools:
 
         async def notify() -> None:
             await asyncio.sleep(params.arguments.get("delay_ms", 300) / 1000)
-            if is_modern(ctx):
-                await self._bus.publish(ResourceUpdated(uri))
-            elif (session_of(ctx), uri) in self.subscriptions:
-                await ctx.session.send_resource_updated(uri)
+            await self._bus.publish(ResourceUpdated(uri))
+            for name, session in list(self._sessions.items()):
+                if (name, uri) in self.subscriptions:
+                    await session.send_resource_updated(uri)
 
         self._spawn(notify())
         return "touched"
@@ -315,8 +369,7 @@ class Tools:
 
     async def test_sampling(self, ctx: Any, params: Any) -> str:
         self._need(ctx, types.ClientCapabilities(sampling=types.SamplingCapability()), "sampling")
-        request = _sample(params.arguments["prompt"], 100)
-        answer = await ctx.session.create_message(request.params.messages, max_tokens=100, related_request_id=ctx.request_id)
+        answer = await self._answer(ctx, params, "sampling", _sample(params.arguments["prompt"], 100))
         return f"LLM response: {getattr(answer.content, 'text', answer.content)}"
 
     async def test_elicitation(self, ctx: Any, params: Any) -> str:
@@ -326,15 +379,15 @@ class Tools:
             "properties": {name: {"type": "string", "description": text} for name, text in fields.items()},
             "required": list(fields),
         }
-        answer = await self._elicit(ctx, params.arguments["message"], schema)
+        answer = await self._elicit(ctx, params, params.arguments["message"], schema)
         return f"User response: action={answer.action}, content={answer.content}"
 
     async def test_elicitation_sep1034_defaults(self, ctx: Any, params: Any) -> str:
-        answer = await self._elicit(ctx, "Please check these values", _DEFAULTS)
+        answer = await self._elicit(ctx, params, "Please check these values", _DEFAULTS)
         return f"Elicitation completed: action={answer.action}, content={answer.content}"
 
     async def test_elicitation_sep1330_enums(self, ctx: Any, params: Any) -> str:
-        answer = await self._elicit(ctx, "Please choose", _ENUMS)
+        answer = await self._elicit(ctx, params, "Please choose", _ENUMS)
         return f"Elicitation completed: action={answer.action}, content={answer.content}"
 
     async def test_reconnection(self, ctx: Any, params: Any) -> str:
@@ -347,10 +400,19 @@ class Tools:
         if not ctx.session.check_client_capability(capability):
             raise ToolError(f"the client does not support {name}")
 
-    async def _elicit(self, ctx: Any, message: str, schema: dict[str, Any]) -> types.ElicitResult:
+    async def _answer(self, ctx: Any, params: Any, key: str, request: Any) -> Any:
+        """What the client says to one question, whichever way it is asked."""
+        if is_modern(ctx):
+            if (answer := (params.input_responses or {}).get(key)) is None:
+                raise Asks(**{key: request})
+            return answer
+        related = ServerMessageMetadata(related_request_id=ctx.request_id)
+        return await ctx.session.send_request(request, _ANSWERS[request.method], metadata=related)
+
+    async def _elicit(self, ctx: Any, params: Any, message: str, schema: dict[str, Any]) -> Any:
         self._need(ctx, types.ClientCapabilities(elicitation=types.ElicitationCapability()), "elicitation")
-        answer: types.ElicitResult = await ctx.session.elicit_form(message, schema, ctx.request_id)
-        return answer
+        request = types.ElicitRequest(params=types.ElicitRequestFormParams(message=message, requested_schema=schema))
+        return await self._answer(ctx, params, "elicitation", request)
 
     # wire 2026
 
@@ -369,11 +431,11 @@ class Tools:
         return types.InputRequiredResult(input_requests={"answer": ask("What is your answer?", "answer")})
 
     async def test_trigger_tool_change(self, ctx: Any, params: Any) -> str:
-        await self._bus.publish(ToolsListChanged())
+        await self._changed(ToolsListChanged(), "send_tool_list_changed")
         return "changed"
 
     async def test_trigger_prompt_change(self, ctx: Any, params: Any) -> str:
-        await self._bus.publish(PromptsListChanged())
+        await self._changed(PromptsListChanged(), "send_prompt_list_changed")
         return "changed"
 
     async def test_x_mcp_header(self, ctx: Any, params: Any) -> str:

@@ -9,9 +9,12 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from agw._fast.pool import Cluster
 from agw.mcp.transport import Headers, TransportError
 from agw.mcp.transports import sse as module
+from agw.mcp.transports.origin import Origin
 from agw.mcp.transports.sse import SseTransport, endpoint_path
+from agw.runtime.plan import ClusterPlan, TlsClientPlan
 from tests.kits.plane import Plane, refused_host, run
 from tests.peers.upstream import Peer, Request, Upstream
 
@@ -136,6 +139,18 @@ def test_endpoints_elsewhere(named: bytes) -> None:
     with pytest.raises(TransportError) as caught:
         endpoint_path("http://h.example/v1/sse", named)
     assert caught.value.kind == "protocol"
+
+
+def test_the_scheme_is_that_of_the_connection() -> None:
+    async def body(plane: Plane) -> None:
+        for tls, scheme in ((None, "http"), (TlsClientPlan(server_name="h.example"), "https")):
+            cluster = Cluster(ClusterPlan(name="x", host="h.example", port=9, authority="h.example:9", tls=tls), 0)
+            transport = SseTransport(Origin(plane.context, cluster), b"/sse")
+            assert endpoint_path(transport._base, f"{scheme}://h.example:9/m".encode()) == b"/m"
+            with pytest.raises(TransportError):
+                endpoint_path(transport._base, f"{'https' if tls is None else 'http'}://h.example:9/m".encode())
+
+    run(body)
 
 
 def test_opened_by_the_first_request_only() -> None:
