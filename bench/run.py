@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for scenario in SCENARIOS:
             print(f"{scenario.key:14} {'quick' if scenario.quick else '':6} {scenario.kind.value:22} {scenario.title}")
         return 0
-    _raise_file_limit()
+    raise_file_limit()
     processes.end_on_signals()
     session = _choose(args)
     if not session.peers or not session.scenarios:
@@ -157,7 +157,7 @@ def _run_all(session: Session, directory: Path) -> None:
         print(f"bench: {note}", file=sys.stderr)
     turns = sum(takes_part(scenario, peer.name) for scenario in session.scenarios for peer in session.peers)
     progress = Progress(turns * args.runs)
-    ports = _free_ports(args.base_port)
+    ports = free_ports(args.base_port)
     backends = Backends(next(ports), next(ports), directory, one.backend)
     job = Job(next(ports), backends.fixed_port, backends.stream_port, next(ports), next(ports))
     _check_job(session, job, directory, one)
@@ -251,7 +251,7 @@ def _brief(sample: Sample) -> str:
     return ", ".join(words) or "done"
 
 
-def _free_ports(first: int) -> Iterator[int]:
+def free_ports(first: int) -> Iterator[int]:
     """Ports on 127.0.0.1 nobody listens on, upwards from `first`."""
     for port in range(first, min(first + 1000, 65536)):
         with socket.socket() as probe:
@@ -264,7 +264,7 @@ def _free_ports(first: int) -> Iterator[int]:
     raise BenchError(f"no free port from {first} on")
 
 
-def _raise_file_limit() -> None:
+def raise_file_limit() -> None:
     """Thousands of connections: as many descriptors as the hard limit gives, inherited by all children."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -141,6 +141,10 @@ class LegacySession(Conversation):
                     await self._close_peer(found)
                     raise errors.unknown_session()
                 self.peers[target.name] = found
+                # Whoever comes later finds the peer. A dictionary that was filled keeps its size, and sessions are many.
+                del self._opening[target.name]
+                if not self._opening:
+                    self._opening = {}
         return found
 
     async def _open(self, target: Target) -> AnyPeer:
@@ -156,7 +160,7 @@ class LegacySession(Conversation):
             if known is not None and not target.is_channel:
                 peer.resume(known.sid.encode("latin-1") or None, known.version)
                 peer.level = self.level
-                peer.subscriptions.update(orjson.dumps(uri) for uri, owner in self.subscriptions.items() if owner == target.name)
+                peer.subscriptions.update((orjson.dumps(uri), None) for uri, owner in self.subscriptions.items() if owner == target.name)
                 peer.capabilities = self.view.known_capabilities(target)
                 peer.result = {"capabilities": message.raw(peer.capabilities)}
                 return peer
@@ -195,7 +199,7 @@ class LegacySession(Conversation):
         for uri, owner in self.subscriptions.items():
             if owner == peer.target.name:
                 await self._tell(peer, "resources/subscribe", b'{"uri":%b}' % orjson.dumps(uri))
-                peer.subscriptions.add(orjson.dumps(uri))
+                peer.subscriptions[orjson.dumps(uri)] = None
         if self.standalone is not None:
             await peer.listen()
 
@@ -414,9 +418,9 @@ class LegacySession(Conversation):
             self.subscriptions.pop(inner, None)
         if isinstance(peer, LegacyPeer):
             if method == "resources/subscribe":
-                peer.subscriptions.add(orjson.dumps(inner))
+                peer.subscriptions[orjson.dumps(inner)] = None
             else:
-                peer.subscriptions.discard(orjson.dumps(inner))
+                peer.subscriptions.pop(orjson.dumps(inner), None)
         self.view.service.remember(self)
         return result
 

@@ -226,7 +226,7 @@ class Listener:
         for uri in accepted.uris:
             raw_uri = orjson.dumps(uri)
             await peer.request("resources/subscribe", b'{"uri":%b}' % raw_uri, b'"agw-subscribe"', None)
-            peer.subscriptions.add(raw_uri)
+            peer.subscriptions[raw_uri] = None
         self._learned(target, accepted)
 
     def _learned(self, target: Target, accepted: protocol.Filter) -> None:

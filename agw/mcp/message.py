@@ -11,6 +11,8 @@ Source: JSON-RPC 2.0; MCP basic protocol, "Messages".
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Any, Literal
 
 import msgspec
@@ -81,7 +83,10 @@ def split_batch(raw: bytes) -> list[bytes]:
     try:
         return [bytes(element) for element in _elements.decode(raw)]
     except msgspec.DecodeError as error:
-        raise MessageError(str(error)) from None
+        found = _parts(raw, b"[")
+        if not found:
+            raise MessageError(str(error)) from None
+        return [element for _, element in found]
 
 
 def members(raw: bytes | msgspec.Raw | None) -> Members:
@@ -91,7 +96,10 @@ def members(raw: bytes | msgspec.Raw | None) -> Members:
     try:
         return _members.decode(raw)
     except msgspec.DecodeError:
-        return {}
+        try:
+            return {json.loads(name): msgspec.Raw(found) for name, found in _parts(bytes(raw), b"{")}
+        except ValueError:
+            return {}
 
 
 def elements(raw: bytes | msgspec.Raw | None) -> list[msgspec.Raw]:
@@ -101,7 +109,7 @@ def elements(raw: bytes | msgspec.Raw | None) -> list[msgspec.Raw]:
     try:
         return _elements.decode(raw)
     except msgspec.DecodeError:
-        return []
+        return [msgspec.Raw(found) for _, found in _parts(bytes(raw), b"[")]
 
 
 def text(raw: bytes | msgspec.Raw | None) -> str | None:
@@ -132,14 +140,55 @@ def raw(value: Any) -> msgspec.Raw:
 
 def encode(value: Any) -> bytes:
     """JSON text of a value that may hold Raw parts (a `Members`, say)."""
-    return msgspec.json.encode(value)
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        # A member's name with half a surrogate pair: JSON has such names, UTF-8 has not.
+        if not isinstance(value, dict):
+            raise
+        return b"{%b}" % b",".join([b"%b:%b" % (json.dumps(name).encode(), encode(part)) for name, part in value.items()])
 
 
 def one_line(raw: bytes) -> bytes:
     """The same JSON text without line breaks and other insignificant blanks between tokens; tokens stay octet for octet."""
     if b"\n" not in raw and b"\r" not in raw:
         return raw
-    return msgspec.json.format(raw, indent=-1)
+    try:
+        return msgspec.json.format(raw, indent=-1)
+    except msgspec.DecodeError:
+        return b"".join([found[0] if found[0][:1] == b'"' else b"".join(found[0].split()) for found in _STRETCH.finditer(raw)])
+
+
+_STRING = rb'"(?:[^"\\]|\\.)*"'
+_STRETCH = re.compile(_STRING + rb'|[^"]+', re.DOTALL)
+_TOKEN = re.compile(_STRING + rb"|[{}\[\],:]", re.DOTALL)
+
+
+def _parts(raw: bytes, opener: bytes) -> list[tuple[bytes, bytes]]:
+    """Names (quoted) and raw values of an object, or the elements of an array, of valid text that msgspec does not read.
+
+    That is text with half a surrogate pair in it (`"\\ud83d"`), which RFC 8259 section 8.2 allows. Empty for anything else.
+    """
+    if b"\\u" not in raw or raw.lstrip()[:1] != opener:
+        return []
+    found: list[tuple[bytes, bytes]] = []
+    name, depth, begin = b"", 0, 0
+    for token in _TOKEN.finditer(raw):
+        sign = token[0]
+        if sign in (b"{", b"["):
+            depth += 1
+            if depth == 1:
+                begin = token.end()
+        elif depth == 1 and sign == b":":
+            name, begin = raw[begin : token.start()].strip(), token.end()
+        elif depth == 1 and sign in (b",", b"}", b"]"):
+            value = raw[begin : token.start()].strip()
+            if value:
+                found.append((name, value))
+            begin = token.end()
+        if sign in (b"}", b"]"):
+            depth -= 1
+    return found if depth == 0 else []
 
 
 def request(ident: bytes, method: str, params: bytes | None) -> bytes:
@@ -154,7 +203,8 @@ def notification(method: str, params: bytes | None) -> bytes:
 
 def result(ident: bytes, raw_result: bytes) -> bytes:
     """A successful response."""
-    return b'{"jsonrpc":"2.0","id":%b,"result":%b}' % (ident, raw_result)
+    # Lists have megabytes: joining copies once into what is needed, formatting grows its way there.
+    return b"".join((b'{"jsonrpc":"2.0","id":', ident, b',"result":', raw_result, b"}"))
 
 
 def failure(ident: bytes | None, raw_error: bytes) -> bytes:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import sys
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
@@ -97,7 +98,7 @@ class LegacyPeer:
         self.version = hello.version
         self.sid: bytes | None = None
         self.level: bytes | None = None
-        self.subscriptions: set[bytes] = set()
+        self.subscriptions: dict[bytes, None] = {}  # an empty set would be three times as large
         self.on_stray: Callable[[LegacyPeer, Message], None] = lambda peer, note: None
         self.on_reopen: Callable[[LegacyPeer], None] = lambda peer: None
         self._open = False
@@ -169,9 +170,8 @@ class LegacyPeer:
             if code in (errors.UNSUPPORTED_VERSION, errors.METHOD_NOT_FOUND) or reply.status == 404:
                 raise VersionRefused(raw_error)
             raise errors.TargetError(raw_error)
-        self.result = message.members(answer.result)
-        self.capabilities = message.members(self.result.get("capabilities"))
-        self.version = message.text(self.result.get("protocolVersion")) or self.hello.version
+        self.result, self.capabilities = self.target.greeting(answer.result or b"{}")
+        self.version = sys.intern(message.text(self.result.get("protocolVersion")) or self.hello.version)
         self.sid = reply.header(b"mcp-session-id")
         self.is_open = True
         self.target.healthy = True

@@ -35,7 +35,7 @@ from agw.mcp.parking import Parking
 from agw.mcp.peer import SessionGone
 from agw.mcp.seal import KeyRing
 from agw.mcp.session_table import SessionTable
-from agw.mcp.streams import Answer, Reporter
+from agw.mcp.streams import KEEP_ALIVE_S, Answer, Reporter
 from agw.mcp.view import View
 from agw.mcp.ways import Ways
 
@@ -53,7 +53,6 @@ class Journal(Protocol):
     def put(self, uuid: bytes, state: bytes) -> bool: ...
     def drop(self, uuid: bytes) -> None: ...
 
-KEEP_ALIVE_S = 15.0
 MCP_REASON = 16
 """`MCP` in the table of reasons (forward.pyx)."""
 

@@ -23,6 +23,8 @@ from agw.mcp.replay import ReplayStream, message_frame, priming_frame, retry_fra
 
 STREAM_LINES = b"Content-Type: text/event-stream\r\nCache-Control: no-cache, no-transform\r\nX-Accel-Buffering: no\r\n"
 KEEP_ALIVE = b": keep-alive\n\n"
+KEEP_ALIVE_S = 15.0
+"""How long a stream may say nothing."""
 
 
 class EventStream:
@@ -36,6 +38,7 @@ class EventStream:
         self.call: Call | None = None
         self.over = False
         self._leave: Callable[[], object] | None = None
+        self._said_at = 0.0
 
     def attach(self, call: Call, *, prime: bool, retry_ms: int | None = None, after: str = "") -> None:
         """Send on this connection from now on; an older one is ended. `after`: the event the caller saw last."""
@@ -44,6 +47,7 @@ class EventStream:
         EventStream.open_now += 1
         # Who waits for the caller to leave (a modern request: leaving is cancelling) goes on doing so.
         self._leave = call.on_close
+        self._said_at = time.monotonic()
         call.on_close = self._lost
         call.start(200, STREAM_LINES)
         if not call.open:
@@ -67,6 +71,7 @@ class EventStream:
         """One message."""
         if self.over:
             return
+        self._said_at = time.monotonic()
         data = one_line(raw)
         if self.memory is not None:
             ident = self.memory.append(data, time.monotonic_ns())
@@ -79,6 +84,12 @@ class EventStream:
         """A comment, so that nobody in between thinks the stream is dead."""
         if self.call is not None:
             self.call.write(KEEP_ALIVE)
+
+    def look_after(self, now: float) -> None:
+        """Called every few seconds (monotonic time): a stream that has been silent for long says something."""
+        if now - self._said_at >= KEEP_ALIVE_S:
+            self._said_at = now
+            self.keep_alive()
 
     def part(self, retry_ms: int | None) -> None:
         """End the connection, not the stream: the caller is told to come back for the rest (2025-11-25 polling)."""

@@ -19,6 +19,7 @@ from agw._fast.exchange import Context
 from agw._fast.fetch import Fetch
 from agw._fast.pool import Cluster
 from agw.mcp import errors
+from agw.mcp.message import Members, members
 from agw.mcp.observe import Timing
 from agw.mcp.revisions import Era
 from agw.mcp.transport import Transport, TransportError
@@ -30,6 +31,7 @@ from agw.mcp.transports.stdio import ChildLimit, StdioTransport
 from agw.runtime.plan import HeaderOps, McpTargetPlan
 
 VERDICT_S = 600.0
+MAX_GREETINGS = 16
 
 
 class Host(Protocol):
@@ -58,6 +60,7 @@ class Target:
         self._children: ChildLimit | None = None
         self._shared: Transport | None = None
         self._make: Callable[[], Transport] | None = None
+        self._greetings: dict[bytes, tuple[Members, Members]] = {}
         self.probing = asyncio.Lock()
         self.slot: Slot | None = None
         self.sessions_owned = 0
@@ -111,6 +114,17 @@ class Target:
         """An answer of this target that has begun on the compiled path."""
         assert self._origin is not None
         return self._origin.adopt(fetch, timeout_s=self.timeout_s("tools/call"))
+
+    def greeting(self, result: bytes) -> tuple[Members, Members]:
+        """The members of an InitializeResult and of its capabilities. Not to be changed: equal ones are shared by all sessions."""
+        found = self._greetings.get(result)
+        if found is None:
+            parts = members(result)
+            found = (parts, members(parts.get("capabilities")))
+            if len(self._greetings) >= MAX_GREETINGS:
+                self._greetings.clear()
+            self._greetings[result] = found
+        return found
 
     def timeout_s(self, method: str) -> float:
         """The silence allowed before the answer to `method`."""

@@ -71,7 +71,8 @@ class View:
         self.farm = farm
         self.targets = farm.targets
         self.fail_open = plan.fail_open
-        self.name = plan.name if virtual is None else f"{plan.name}/{virtual.name}"
+        place = plan.place or plan.name
+        self.name = place if virtual is None else f"{place}/{virtual.name}"
         names = [target.name for target in self.targets]
         self.naming = Naming(names, plan.prefix_mode, plan.separator)
         self.uris = Uris(names, self.naming.prefixed)
@@ -101,7 +102,8 @@ class View:
             target = self.targets[0]
             peer = await session.peer(target)
             if isinstance(peer, LegacyPeer):
-                session.hello = session.hello._replace(version=peer.version)
+                if session.hello.version != peer.version:
+                    session.hello = self.service.sessions.same(session.hello._replace(version=peer.version))
                 return message.encode(peer.result)
             return bridge_capabilities.server_to_legacy(message.encode(peer.result), session.hello.version, SERVER_INFO)
         parts = await self._parts(session)

@@ -33,7 +33,7 @@ PUBLISH_S = 0.5
 
 
 class McpHost:
-    """Services by backend name. Implements `agw.mcp.service.Host`."""
+    """Services by the backend's place. Implements `agw.mcp.service.Host`."""
 
     def __init__(self, context: Context, index: int, workers: int, instance: bytes, hops: Hops, journal: Journal) -> None:
         self.context = context
@@ -59,7 +59,7 @@ class McpHost:
         self.binds = list(self._keys)
         seen = set()
         for endpoint in endpoints:
-            name = endpoint.plan.name
+            name = endpoint.plan.place or endpoint.plan.name
             seen.add(name)
             service = self.services.get(name)
             if service is None:

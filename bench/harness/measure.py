@@ -137,7 +137,12 @@ def _checked_requests(scenario: Scenario, port: int) -> list[bytes]:
 
 
 def _closed(bench: Bench, scenario: Scenario, peer: Peer, port: int, file: Path) -> Sample:
-    cpus, directory, connections = bench.cores.load, bench.directory, scenario.connections
+    return closed_loop(bench, scenario.connections, peer, port, file)
+
+
+def closed_loop(bench: Bench, connections: int, peer: Peer, port: int, file: Path) -> Sample:
+    """A window of wrk with the requests of a file, and another in which system calls are counted."""
+    cpus, directory = bench.cores.load, bench.directory
     sent = 0
     if bench.warmup_s > 0:
         sent = wrk.run(port, file, connections, bench.warmup_s, cpus, directory).requests

@@ -55,7 +55,8 @@ class Kind(NamedTuple):
         try:
             found = self.decoder.decode(item)
         except msgspec.DecodeError:
-            return None
+            # Half a surrogate pair somewhere in the item is no reason to lose it.
+            return message.text(message.members(item).get(self.key))
         name: str = getattr(found, self.key)
         return name
 
