@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for scenario in SCENARIOS:
             print(f"{scenario.key:14} {'quick' if scenario.quick else '':6} {scenario.kind.value:22} {scenario.title}")
         return 0
-    _raise_file_limit()
+    raise_file_limit()
     processes.end_on_signals()
     session = _choose(args)
     if not session.peers or not session.scenarios:
@@ -157,8 +157,8 @@ def _run_all(session: Session, directory: Path) -> None:
         print(f"bench: {note}", file=sys.stderr)
     turns = sum(takes_part(scenario, peer.name) for scenario in session.scenarios for peer in session.peers)
     progress = Progress(turns * args.runs)
-    ports = _free_ports(args.base_port)
-    backends = Backends(next(ports), next(ports), directory, one.backend)
+    ports = free_ports(args.base_port)
+    backends = Backends(next(ports), next(ports), next(ports), directory, one.backend)
     job = Job(next(ports), backends.fixed_port, backends.stream_port, next(ports), next(ports))
     _check_job(session, job, directory, one)
     for scenario in session.scenarios:
@@ -168,6 +168,8 @@ def _run_all(session: Session, directory: Path) -> None:
         assert assigned is not None
         bench = Bench(assigned, directory, args.duration, args.warmup, backends.pids(), keep=args.keep)
         own = replace(job, workers=scenario.workers, routes=scenario.routes, access_log=scenario.access_log)
+        if scenario.mcp:
+            own = replace(own, backend_port=backends.mcp_port)
         for number in range(args.runs):
             for peer in peers:
                 what = f"{scenario.key} {peer.name} {number + 1}/{args.runs}"
@@ -251,7 +253,7 @@ def _brief(sample: Sample) -> str:
     return ", ".join(words) or "done"
 
 
-def _free_ports(first: int) -> Iterator[int]:
+def free_ports(first: int) -> Iterator[int]:
     """Ports on 127.0.0.1 nobody listens on, upwards from `first`."""
     for port in range(first, min(first + 1000, 65536)):
         with socket.socket() as probe:
@@ -264,7 +266,7 @@ def _free_ports(first: int) -> Iterator[int]:
     raise BenchError(f"no free port from {first} on")
 
 
-def _raise_file_limit() -> None:
+def raise_file_limit() -> None:
     """Thousands of connections: as many descriptors as the hard limit gives, inherited by all children."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

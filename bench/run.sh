@@ -22,4 +22,4 @@ fi
 if [ "${BENCH_SKIP_INSTALL:-0}" != 1 ]; then
     "$here/install_peers.sh"
 fi
-exec "$venv/bin/python" -m bench.run "$@"
+exec "$venv/bin/python" -m "${BENCH_MODULE:-bench.run}" "$@"

@@ -1,7 +1,8 @@
 """MCP backends of the file to MCP backends of the plan.
 
 Rules kept here:
-- an MCP backend and its sessions go by its name, so two different ones never share one: the later gets `-2`, `-3`, ...;
+- an MCP backend goes by its name in counters and by its place (the entry of `backends`, else the route) in sessions and over
+  reloads, so two different ones never share either: the later gets `-2`, `-3`, ...;
   the same backend, referred to twice with the same policies, is one;
 - request header changes end up in each target, the most specific winning as a whole; of a reference they are the first
   http target's, which is where its `cluster` leads;
@@ -71,6 +72,7 @@ class McpBackends:
         self.lookup = lookup
         self.plans: list[McpPlan] = []
         self._by_content: dict[bytes, int] = {}
+        self._places: set[str] = set()
         self._taken: set[str] = set()
         self._session_ttl: dict[str, Any] = {}
         settings = config.config.mcp if config.config is not None else None
@@ -103,7 +105,7 @@ class McpBackends:
         self._check_prefixes(backend, options.get("separator", "_"), targets)
         if len(built) < len(backend.targets):
             return None
-        index = self._add(McpPlan(called, [item.plan for item in built], **options, **self._session_ttl))
+        index = self._add(McpPlan(called, [item.plan for item in built], **options, **self._session_ttl, place=name or label))
         first = next((item for item in built if item.plan.kind == "http"), None)
         if len(built) == 1:
             policies = built[0].policies
@@ -115,16 +117,12 @@ class McpBackends:
         )
 
     def _add(self, plan: McpPlan) -> int:
-        content = msgspec.msgpack.encode(plan)
+        content = msgspec.msgpack.encode(msgspec.structs.replace(plan, place=""))
         index = self._by_content.get(content)
         if index is None:
             index = self._by_content[content] = len(self.plans)
-            name, number = plan.name, 1
-            while name in self._taken:
-                number += 1
-                name = f"{plan.name}-{number}"
-            self._taken.add(name)
-            self.plans.append(msgspec.structs.replace(plan, name=name))
+            name = _free(plan.name, self._taken)
+            self.plans.append(msgspec.structs.replace(plan, name=name, place=_free(plan.place, self._places)))
         return index
 
     def _options(self, backend: McpBackend, path: Path) -> dict[str, Any]:
@@ -392,4 +390,14 @@ def _forwarded_header(text: str) -> str:
     name = values.changed_header(text)
     if name in _OWN_HEADERS or name.startswith("mcp-"):
         raise ValueError(f"`{name}` is written by agw itself; remove it")
+    return name
+
+
+def _free(wanted: str, taken: set[str]) -> str:
+    """`wanted`, or the first of `wanted-2`, `wanted-3`, ... that is not taken; taken from now on."""
+    name, number = wanted, 1
+    while name in taken:
+        number += 1
+        name = f"{wanted}-{number}"
+    taken.add(name)
     return name

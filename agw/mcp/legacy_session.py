@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import orjson
 
-from agw.mcp import errors, message
+from agw.mcp import errors, message, observe
 from agw.mcp.bridge import rounds
 from agw.mcp.conversation import AnyPeer, Conversation
 from agw.mcp.message import Message
@@ -121,6 +121,11 @@ class LegacySession(Conversation):
         self._opening: dict[str, asyncio.Lock] = {}
         self._resumable = dict(state.upstream)
 
+    @property
+    def log_fields(self) -> bytes:
+        """What the access log says of its requests."""
+        return observe.session_fields(self.state.uuid, self.hello.version)
+
     # ------------------------------------------------------------------------------------------ targets
 
     async def peer(self, target: Target) -> AnyPeer:
@@ -136,6 +141,10 @@ class LegacySession(Conversation):
                     await self._close_peer(found)
                     raise errors.unknown_session()
                 self.peers[target.name] = found
+                # Whoever comes later finds the peer. A dictionary that was filled keeps its size, and sessions are many.
+                del self._opening[target.name]
+                if not self._opening:
+                    self._opening = {}
         return found
 
     async def _open(self, target: Target) -> AnyPeer:
@@ -151,7 +160,7 @@ class LegacySession(Conversation):
             if known is not None and not target.is_channel:
                 peer.resume(known.sid.encode("latin-1") or None, known.version)
                 peer.level = self.level
-                peer.subscriptions.update(orjson.dumps(uri) for uri, owner in self.subscriptions.items() if owner == target.name)
+                peer.subscriptions.update((orjson.dumps(uri), None) for uri, owner in self.subscriptions.items() if owner == target.name)
                 peer.capabilities = self.view.known_capabilities(target)
                 peer.result = {"capabilities": message.raw(peer.capabilities)}
                 return peer
@@ -190,7 +199,7 @@ class LegacySession(Conversation):
         for uri, owner in self.subscriptions.items():
             if owner == peer.target.name:
                 await self._tell(peer, "resources/subscribe", b'{"uri":%b}' % orjson.dumps(uri))
-                peer.subscriptions.add(orjson.dumps(uri))
+                peer.subscriptions[orjson.dumps(uri)] = None
         if self.standalone is not None:
             await peer.listen()
 
@@ -206,6 +215,8 @@ class LegacySession(Conversation):
         """A request of the client is over. Its id may be under way anew by now."""
         if self.flights.get(ident) is flight:
             del self.flights[ident]
+            if not self.flights:
+                self.flights = {}  # one that was filled keeps its size, and sessions are many
         drop_begun(flight)
 
     # ------------------------------------------------------------------------------------------ what survives
@@ -226,6 +237,9 @@ class LegacySession(Conversation):
     def rest(self) -> None:
         """Let go of everything but the upstream sessions themselves."""
         self.over = True
+        for _, peer in self.legacy_peers():
+            # Counted again when the session wakes.
+            peer.is_open = False
         self.peers.clear()
 
     def recall(self, raw: bytes | None) -> None:
@@ -406,9 +420,9 @@ class LegacySession(Conversation):
             self.subscriptions.pop(inner, None)
         if isinstance(peer, LegacyPeer):
             if method == "resources/subscribe":
-                peer.subscriptions.add(orjson.dumps(inner))
+                peer.subscriptions[orjson.dumps(inner)] = None
             else:
-                peer.subscriptions.discard(orjson.dumps(inner))
+                peer.subscriptions.pop(orjson.dumps(inner), None)
         self.view.service.remember(self)
         return result
 

@@ -203,7 +203,8 @@ def notification(method: str, params: bytes | None) -> bytes:
 
 def result(ident: bytes, raw_result: bytes) -> bytes:
     """A successful response."""
-    return b'{"jsonrpc":"2.0","id":%b,"result":%b}' % (ident, raw_result)
+    # Lists have megabytes: joining copies once into what is needed, formatting grows its way there.
+    return b"".join((b'{"jsonrpc":"2.0","id":', ident, b',"result":', raw_result, b"}"))
 
 
 def failure(ident: bytes | None, raw_error: bytes) -> bytes:

@@ -17,13 +17,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import sys
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import msgspec
 import orjson
 
-from agw.mcp import errors, message, revisions
+from agw.mcp import errors, message, revisions, trace
 from agw.mcp.bridge import errors as bridge_errors
 from agw.mcp.message import Members, Message, MessageError
 from agw.mcp.target import Target, header_lines
@@ -97,10 +98,10 @@ class LegacyPeer:
         self.version = hello.version
         self.sid: bytes | None = None
         self.level: bytes | None = None
-        self.subscriptions: set[bytes] = set()
+        self.subscriptions: dict[bytes, None] = {}  # an empty set would be three times as large
         self.on_stray: Callable[[LegacyPeer, Message], None] = lambda peer, note: None
         self.on_reopen: Callable[[LegacyPeer], None] = lambda peer: None
-        self.is_open = False
+        self._open = False
         self.may_reopen = True
         self.listening = False
         self._ended = False
@@ -112,6 +113,22 @@ class LegacyPeer:
         self.transport.on_down = self._down
 
     # ------------------------------------------------------------------------------------------ session
+
+    @property
+    def is_open(self) -> bool:
+        """Is there a session with the target?"""
+        return self._open
+
+    @is_open.setter
+    def is_open(self, value: bool) -> None:
+        # One place, because the target counts its sessions. A replica's session is counted where its home is.
+        if value != self._open:
+            self._open = value
+            step = (1 if value else -1) if self.may_reopen else 0
+            if self.shared:
+                self.target.sessions_pooled += step
+            else:
+                self.target.sessions_owned += step
 
     def resume(self, sid: bytes | None, version: str) -> None:
         """Go on with a session that was opened elsewhere (another worker, an earlier life)."""
@@ -143,8 +160,10 @@ class LegacyPeer:
             orjson.dumps(self.hello.version), self.hello.capabilities, self.hello.client_info)
         ident = b'"agw-initialize"'
         self.sid = None
-        reply = await self.transport.request(
-            message.request(ident, "initialize", params), ident, headers=self._headers(False), timeout_s=self.target.timeout_s("initialize"))
+        with self.target.timing("initialize") as timing:
+            reply = await self.transport.request(
+                message.request(ident, "initialize", params), ident, headers=self._headers(False), timeout_s=self.target.timeout_s("initialize"))
+            timing.reply = reply.message
         answer = message.parse(reply.message)
         raw_error = answer.error
         if raw_error is not None:
@@ -152,9 +171,8 @@ class LegacyPeer:
             if code in (errors.UNSUPPORTED_VERSION, errors.METHOD_NOT_FOUND) or reply.status == 404:
                 raise VersionRefused(raw_error)
             raise errors.TargetError(raw_error)
-        self.result = message.members(answer.result)
-        self.capabilities = message.members(self.result.get("capabilities"))
-        self.version = message.text(self.result.get("protocolVersion")) or self.hello.version
+        self.result, self.capabilities = self.target.greeting(answer.result or b"{}")
+        self.version = sys.intern(message.text(self.result.get("protocolVersion")) or self.hello.version)
         self.sid = reply.header(b"mcp-session-id")
         self.is_open = True
         self.target.healthy = True
@@ -203,8 +221,9 @@ class LegacyPeer:
         self.flights[flight.ident] = flight
         flight.wait = wait
         try:
+            text, headers = trace.carried(message.request(flight.ident, method, params), headers, channel=self.target.is_channel)
             async with asyncio.timeout(wait) as flight.patience:
-                reply = await self._carry(method, message.request(flight.ident, method, params), flight, headers)
+                reply = await self._carry(text, flight, headers)
         except TimeoutError:
             await self.cancel(flight.ident)
             raise self.target.failed(TransportError("timeout", "no answer in time")) from None
@@ -216,11 +235,13 @@ class LegacyPeer:
             raise errors.target_down(self.target.name, "its answer was not valid") from None
         finally:
             self.flights.pop(flight.ident, None)
+            if not self.flights:
+                self.flights = {}  # one that was filled keeps its size, and peers are many
         if sink is not None and is_stream(reply):
             sink.streamed()
         return outcome(reply)
 
-    async def _carry(self, method: str, text: bytes, flight: Flight, headers: Headers) -> Reply:
+    async def _carry(self, text: bytes, flight: Flight, headers: Headers) -> Reply:
         on_message = (lambda raw: self._related(flight, raw)) if flight.sink is not None else None
         on_gap = flight.sink.gap if flight.sink is not None else None
         for attempt in (1, 2):
@@ -248,10 +269,14 @@ class LegacyPeer:
         self, text: bytes, flight: Flight, headers: Headers, on_message: OnMessage | None, on_gap: Callable[[int | None], None] | None
     ) -> Reply:
         begun = take_begun(flight.sink)
-        if begun is not None and isinstance(self.transport, HttpTransport):
-            return await self.transport.request(
-                text, flight.ident, headers=headers, on_message=on_message, on_gap=on_gap, timeout_s=LONGEST_S, begun=begun)
-        return await self.transport.request(text, flight.ident, headers=headers, on_message=on_message, on_gap=on_gap, timeout_s=LONGEST_S)
+        with self.target.timing(flight.method, flight.patience) as timing:
+            if begun is not None and isinstance(self.transport, HttpTransport):
+                reply = await self.transport.request(
+                    text, flight.ident, headers=headers, on_message=on_message, on_gap=on_gap, timeout_s=LONGEST_S, begun=begun)
+            else:
+                reply = await self.transport.request(text, flight.ident, headers=headers, on_message=on_message, on_gap=on_gap, timeout_s=LONGEST_S)
+            timing.reply = reply.message
+        return reply
 
     def _session_lost(self, status: int, had: bytes | None, error: TransportError | None) -> bool:
         """Was the request refused, unprocessed, because the session is gone? Only then may it be sent again."""

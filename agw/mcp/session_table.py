@@ -6,7 +6,8 @@ Rules:
 - a session that rests is put to sleep after a while: what it is stands in its id, what was set in it is kept, and the next
   request wakes it. Sleeping costs about a kilobyte; the upstream sessions stay open;
 - idle for longer than the time to live, a session ends, asleep or not, and so do the sessions behind it;
-- long walks over sessions give the loop a turn every few of them.
+- long walks over sessions are spread over time, a few of them at once;
+- what most clients say alike (version, capabilities, name) is kept once.
 
 Source: MCP 2025-11-25, "Session Management"; reference section 2.4.
 """
@@ -41,6 +42,11 @@ REST_S = 60.0
 MAX_ENDED = 100_000
 STRIDE = 32
 """Sessions looked at between two turns of the loop."""
+SPREAD_S = 4.0
+"""Time over which a walk over all sessions is spread: all at once would hold up calls when they are many."""
+FEW = 4000
+"""With fewer sessions the pauses are not longer than with so many."""
+MAX_HELLOS = 1024
 
 
 class Asleep(NamedTuple):
@@ -64,6 +70,7 @@ class SessionTable:
         self.replicas: dict[bytes, LegacySession] = {}
         """By id: sessions of other workers whose calls are served here."""
         self._ended: dict[bytes, None] = {}
+        self._hellos: dict[Hello, Hello] = {}
         self._sweeping: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
@@ -94,9 +101,16 @@ class SessionTable:
         service.ways.open(session)
         return session, result
 
+    def same(self, hello: Hello) -> Hello:
+        """An equal greeting that other sessions share."""
+        if len(self._hellos) >= MAX_HELLOS:
+            self._hellos.clear()
+        return self._hellos.setdefault(hello, hello)
+
     async def begin(self, view: View, hello: Hello, principal: bytes, life_s: int = 0) -> tuple[LegacySession, bytes]:
         """A session without an id, for whoever holds it in another way, and its InitializeResult. Errors: RpcError."""
         host = self.service.host
+        hello = self.same(hello)
         now = int(time.time())
         state = SessionState(
             version=hello.version, capabilities=hello.capabilities, client_info=hello.client_info, backend=view.name, created=now, expires=now + life_s,
@@ -125,9 +139,10 @@ class SessionTable:
         state = SessionState.unpack(host.ring, token, principal, view.name, int(time.time()))
         if state is None:
             raise errors.unknown_session()
+        home = self.home(state)
+        if home != host.index and not call.hopped:
+            return self._away(call, view, token, state, home, principal, begun)
         if state.instance == host.instance:
-            if state.slot != host.index and not call.hopped:
-                return self._away(call, view, token, state, principal, begun)
             sleeper = self.asleep.pop(state.uuid, None)
             if sleeper is not None:
                 return self._wake(view, token, state, principal, sleeper.memo)
@@ -139,13 +154,20 @@ class SessionTable:
     def _wake(self, view: View, token: bytes, state: SessionState, principal: bytes, memo: bytes | None) -> LegacySession:
         if state.capabilities is None or state.client_info is None or len(self) >= self.service.endpoint.plan.max_sessions:
             raise errors.unknown_session()
-        hello = Hello(state.version, state.capabilities, state.client_info)
+        hello = self.same(Hello(state.version, state.capabilities, state.client_info))
         session = self.awake[token] = LegacySession(view, hello, principal, state, token)
         session.recall(memo)
         self.service.ways.open(session)
         return session
 
-    def _away(self, call: Call, view: View, token: bytes, state: SessionState, principal: bytes, begun: bool) -> LegacySession | None:
+    def home(self, state: SessionState) -> int:
+        """The slot of the worker a session belongs to. One from another host or life belongs to whom its name points."""
+        host = self.service.host
+        return state.slot if state.instance == host.instance else state.uuid[0] % host.workers
+
+    def _away(
+        self, call: Call, view: View, token: bytes, state: SessionState, home: int, principal: bytes, begun: bool
+    ) -> LegacySession | None:
         """A session whose home is another worker: what only its home can do goes there, calls go from here."""
         host = self.service.host
         # Answers of the client to what a target asked through this worker name it.
@@ -155,11 +177,11 @@ class SessionTable:
             if found is None:
                 raise errors.unknown_session()
             return found
-        way = host.hop(call, state.slot)
+        way = host.hop(call, home)
         if way is None:
             raise errors.unknown_session()
         if state.capabilities is not None and token not in self.replicas and len(self.replicas) < self.service.endpoint.plan.max_sessions:
-            hello = Hello(state.version, state.capabilities, state.client_info or b"{}")
+            hello = self.same(Hello(state.version, state.capabilities, state.client_info or b"{}"))
             replica = self.replicas[token] = LegacySession(view, hello, principal, state, token)
             replica.is_replica = True
             self.service.ways.open(replica)
@@ -204,14 +226,19 @@ class SessionTable:
             self._sweeping = self.service.spawn(self._sweep())
 
     async def _sweep(self) -> None:
-        now = time.monotonic()
         ttl = self.service.endpoint.plan.session_ttl_ns / 1e9
-        for number, session in enumerate(self):
+        sessions = list(self)
+        pause = SPREAD_S * STRIDE / max(len(sessions), FEW)
+        now = time.monotonic()
+        for number, session in enumerate(sessions):
             if number % STRIDE == STRIDE - 1:
-                await asyncio.sleep(0)
+                await asyncio.sleep(pause)
+                now = time.monotonic()
+            if session.over or session.token not in self.awake:
+                continue
             if session.standalone is not None and session.standalone.call is not None:
                 session.last_used = now
-                session.standalone.keep_alive()
+                session.standalone.look_after(now)
                 continue
             idle = now - self._last_used(session)
             if idle > ttl and not session.flights:

@@ -59,7 +59,7 @@ class HttpTransport:
         self._origin = origin
         self._path = path
         self._max = max_message_bytes
-        self._active: set[Stream] = set()
+        self._active: dict[Stream, None] = {}  # an empty set would be three times as large
         self._listener: asyncio.Task[None] | None = None
         self._listening: Stream | None = None
         self._closed = False
@@ -78,7 +78,7 @@ class HttpTransport:
         tell = self.on_stray if on_message is None else on_message
         stream = begun or await self._post(message, headers, timeout_s)
         if begun is not None:
-            self._active.add(begun)
+            self._active[begun] = None
         try:
             await stream.opened()
             if not 200 <= stream.status < 300:
@@ -115,18 +115,23 @@ class HttpTransport:
 
     async def _open(self, method: bytes, headers: Headers, body: bytes | None, timeout_s: float) -> Stream:
         stream = self._origin.start(method, self._path, headers, body, timeout_s=timeout_s)
-        self._active.add(stream)
+        self._active[stream] = None
         try:
             await stream.opened()
         except BaseException:
-            self._active.discard(stream)
+            self._forget(stream)
             raise
         return stream
 
     def _done(self, stream: Stream) -> None:
-        self._active.discard(stream)
+        self._forget(stream)
         if not stream.lingering:
             stream.cancel()
+
+    def _forget(self, stream: Stream) -> None:
+        self._active.pop(stream, None)
+        if not self._active:
+            self._active = {}  # one that was filled keeps its size, and transports are many
 
     async def _whole(self, stream: Stream, ident: bytes, tell: OnMessage) -> Reply:
         """The answer in one JSON text, or in an array with others (MCP 2025-03-26)."""

@@ -81,13 +81,12 @@ def test_cancelling_nothing(farm: Farm, params: dict[str, Any]) -> None:
 
 
 def test_cancelling_another_sessions_call(farm: Farm) -> None:
-    with Session(farm.at("/one")) as session, Session(farm.at("/one")) as stranger:
-        with _Later(session, "wait", "mine") as call:
-            under_way(farm.a)
-            stranger.notify("notifications/cancelled", {"requestId": "mine"})
-            assert stranger.call("echo").status == 200
-            farm.a.release()
-            assert call.answer().text == "released"
+    with Session(farm.at("/one")) as session, Session(farm.at("/one")) as stranger, _Later(session, "wait", "mine") as call:
+        under_way(farm.a)
+        stranger.notify("notifications/cancelled", {"requestId": "mine"})
+        assert stranger.call("echo").status == 200
+        farm.a.release()
+        assert call.answer().text == "released"
 
 
 class _Later:

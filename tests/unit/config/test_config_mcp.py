@@ -61,7 +61,7 @@ def warnings(text: str) -> list[tuple[str, str]]:
 
 def test_nothing_given_is_the_default_of_the_plan() -> None:
     built = plan("mcp: {targets: [{name: t, mcp: {host: 'a:1'}}]}")
-    assert built.mcp == [McpPlan("t", [McpTargetPlan("t", "http", 0)])]
+    assert built.mcp == [McpPlan("t", [McpTargetPlan("t", "http", 0)], "mcp")]
     assert built.routes[0].backends == [BackendRef(0, 1, None, 0)]
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(built), type=Plan) == built
 
@@ -77,6 +77,7 @@ def test_every_option_of_a_backend_reaches_the_plan() -> None:
     assert built == McpPlan(
         "t",
         [McpTargetPlan("t", "stdio", deadline_ns=4 * SECOND, stdio=StdioPlan("x"))],
+        "mcp",
         prefix_mode="always",
         separator="__",
         stateful=False,
@@ -234,7 +235,7 @@ def test_virtual_servers_have_paths_below_the_block() -> None:
     built = plan(f"mcp: {{targets: [{{name: a, stdio: {{cmd: x}}}}], {VIRTUAL}}}")
     tools = [VirtualToolPlan("a", "t"), VirtualToolPlan("a", "u", "w", "W", "")]
     assert built.mcp[0].virtual_servers == [VirtualServerPlan("v", tools)]
-    assert built.routes[0].matches == [MatchPlan("exact", "/mcp"), MatchPlan("exact", "/mcp/v")]
+    assert built.routes[0].matches == [MatchPlan("exact", "/mcp"), MatchPlan("exact", "/sse"), MatchPlan("exact", "/mcp/v")]
 
 
 def test_a_route_that_does_not_lead_to_a_virtual_server_is_warned_about() -> None:

@@ -306,10 +306,10 @@ def test_a_named_mcp_backend_keeps_its_name() -> None:
     assert built.routes[0].backends[0].policies == PolicyPlan(request_headers=HeaderOps([], [("x", "y")]))
 
 
-def test_the_mcp_block_serves_exactly_its_path() -> None:
+def test_the_mcp_block_serves_exactly_its_paths() -> None:
     built = plan(GATEWAY + "mcp: {targets: [{name: t, mcp: {host: 'a:1'}}], policies: {timeout: {requestTimeout: 1s}}}")
     (only,) = built.routes
-    assert (only.name, only.matches) == ("mcp", [MatchPlan("exact", "/mcp")])
+    assert (only.name, only.matches) == ("mcp", [MatchPlan("exact", "/mcp"), MatchPlan("exact", "/sse")])
     assert only.policies.request_timeout_ns == 1_000_000_000
     assert built.binds[0].listeners[0].routes == [0]
 
@@ -327,7 +327,7 @@ def test_the_default_is_the_demo_on_the_loopback() -> None:
     built = load_default("@agw-demo-7", {}).plan
     assert built.demo is True
     assert (built.binds[0].address, built.binds[0].port) == ("127.0.0.1", 3000)
-    assert built.routes[0].matches == [MatchPlan("exact", "/mcp")]
+    assert built.routes[0].matches == [MatchPlan("exact", "/mcp"), MatchPlan("exact", "/sse")]
     (cluster,) = built.clusters
     assert (cluster.kind, cluster.target, cluster.unix_path) == ("mcp", "demo", "@agw-demo-7")
     assert built.access_log.enabled
