@@ -104,6 +104,7 @@ class LegacyPeer:
         self._open = False
         self.may_reopen = True
         self.listening = False
+        self._ended = False
         self.flights: dict[bytes, Flight] = {}
         self._ids = itertools.count(1)
         self._opening: asyncio.Future[None] | None = None
@@ -244,7 +245,11 @@ class LegacyPeer:
         on_message = (lambda raw: self._related(flight, raw)) if flight.sink is not None else None
         on_gap = flight.sink.gap if flight.sink is not None else None
         for attempt in (1, 2):
-            await self.open()
+            if self._ended:
+                self._ended = False
+                await self._reopen()
+            else:
+                await self.open()
             had = self.sid
             try:
                 reply = await self._attempt(text, flight, self._headers(more=headers), on_message, on_gap)
@@ -400,6 +405,8 @@ class LegacyPeer:
 
     def _down(self, reason: str) -> None:
         if self.target.is_channel:
+            # What was set up in it went with it.
+            self._ended = self._ended or self.is_open
             self.is_open = False
             self.sid = None
         self.listening = False
