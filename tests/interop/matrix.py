@@ -76,10 +76,11 @@ class Cell:
 @contextmanager
 def serving(server: Server) -> Iterator[tuple[Target, str | None]]:
     """The server as a target, and its own URL if it has one."""
+    name = server.name.replace(" ", "-").replace(",", "")
     if server.transport == "stdio":
-        yield stdio_target(server.command(0)), None
+        yield stdio_target(server.command(0), environment={"COUNT_FILE": str(LOGS / f"{name}.count")}), None
         return
-    port, name = free_port(), server.name.replace(" ", "-").replace(",", "")
+    port = free_port()
     environment = {"PORT": str(port)} if server.port_in_environment else None
     with Process(name, server.command(port), port, LOGS, environment):
         if server.transport == "sse":
@@ -111,8 +112,10 @@ def fill(server: Server, client: cases.Client, over: str, gateway: Gateway, dire
         return Cell("n/a", reasons=("there is no HTTP+SSE in the modern era",))
     checks = ["connect", *CHECKS, *(["task"] if client.interpreter == "fastmcp" and "task" in server.profile else [])]
     profile = server.profile | {"modern": over == "http", "pages": 1, "checks": checks}
-    if not client.declares and server.undeclared_tools:
-        profile["tools"] = server.undeclared_tools
+    if server.undeclared_tools:
+        profile["least"] = server.undeclared_tools
+        if not client.declares:
+            profile["tools"] = server.undeclared_tools
     results = drive(client, gateway.url if over == "http" else gateway.url.removesuffix("/mcp") + "/sse", profile)
     wrong = [check for check, (ok, _) in results.items() if ok is False]
     alone: Results = {}
