@@ -19,6 +19,8 @@ from agw._fast.policy import Choice
 
 MAX_QUEUED: int
 """Octets queued for a client that does not read, over which it is cut."""
+MAX_NOTED: int
+"""Octets of log fields that are kept."""
 
 @disjoint_base
 class Call:
@@ -96,6 +98,23 @@ class Call:
         """All values of a field."""
     def note(self, label: int, target: bytes) -> None:
         """Which backend the counters name, and which target the access log."""
+    def note_tool(self, number: int) -> None:
+        """Which tool the counters name: a number of `arena.Slot.learn_tool`."""
+    def note_answer(self, text: bytes) -> None:
+        """What the counters look at when the answer goes out in pieces: the JSON-RPC response. `reply` does it by itself."""
+    def note_fields(self, fragment: bytes) -> None:
+        """More fields for the access log: a JSON fragment from a comma on. What is over 8 KiB in all is left out."""
+    def not_counted(self) -> None:
+        """The MCP counters leave this request to `arena.Slot.observe_mcp`."""
+    @property
+    def logged(self) -> bool:
+        """Is there an access log, so that `note_fields` is of use?"""
+    @property
+    def route(self) -> int:
+        """The route's label."""
+    @property
+    def number(self) -> int:
+        """The method's number in `exchange.RPC_METHODS`; -1 without one."""
     def reply(self, status: int, content_type: bytes | None, body: bytes, lines: bytes = b"", reason: int = 0) -> None:
         """The whole answer. `lines` are complete header lines; `reason` indexes `forward.REASONS`."""
     def start(self, status: int, lines: bytes, stream: bool = True) -> None:

@@ -29,13 +29,16 @@ class Flight(Protocol):
 class CallSession:
     """A session's ways. Owner: the service, which takes it out of `CallTable.sessions` when the session ends."""
 
-    def __init__(self, choices: list[Choice | None], version: bytes) -> None:
-        """`choices` by target, each with the target's session id in its header edits; `version` as negotiated."""
+    def __init__(self, choices: list[Choice | None], version: bytes, log_fields: bytes = b"") -> None:
+        """`choices` by target, each with the target's session id in its header edits; `version` as negotiated; `log_fields`: a JSON
+        fragment for the access log, empty or from a comma on."""
     @property
     def choices(self) -> list[Choice | None]:
         """May be changed in place when a target's session is opened anew."""
     @property
     def version(self) -> bytes: ...
+    @property
+    def log_fields(self) -> bytes: ...
     @property
     def flights(self) -> dict[bytes, Flight]:
         """By raw id: what is under way here."""

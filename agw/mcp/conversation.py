@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from agw.mcp import errors, message, revisions
+from agw.mcp import errors, message, observe, revisions
 from agw.mcp.federation.drain import BY_METHOD
 from agw.mcp.headers import for_target
 from agw.mcp.message import Members
@@ -75,7 +75,7 @@ class Conversation(ABC):
             raise errors.method_not_found(method)
         if rule.route == "all":
             if method in BY_METHOD:
-                return await view.listing(self, BY_METHOD[method].name, params, ident, sink)
+                return await view.listing(self, BY_METHOD[method].name, params, ident, sink, headers)
             return await self._merged_tasks(method, params, ident)
         parts = message.members(params)
         if rule.route == "ref":
@@ -96,9 +96,22 @@ class Conversation(ABC):
         if inner != name:
             parts[key] = message.raw(inner)
             params = message.encode(parts)
-        return await self._ask(target, method, params, ident, sink, headers)
+        if rule.route != "tool":
+            return await self._ask(target, method, params, ident, sink, headers)
+        try:
+            return await self._ask(target, method, params, ident, sink, headers, inner)
+        except errors.TargetError:
+            seen = observe.current()
+            if seen is not None and view.lists(self, "tools", name):
+                seen.exists()
+            raise
 
-    async def _ask(self, target: Target, method: str, params: bytes | None, ident: bytes, sink: Sink | None, headers: Headers) -> bytes:
+    async def _ask(
+        self, target: Target, method: str, params: bytes | None, ident: bytes, sink: Sink | None, headers: Headers, tool: str | None = None
+    ) -> bytes:
+        seen = observe.current()
+        if seen is not None:
+            seen.routed(target, tool)
         peer = await self.peer(target)
         needed = CAPABILITY.get(method)
         if needed is not None and needed not in peer.capabilities and not self.view.is_plain and not _may_anyway(needed, peer):
@@ -110,6 +123,8 @@ class Conversation(ABC):
         except errors.TargetError as error:
             raise errors.TargetError(self.view.outward_error(target, error.raw()), status=error.status) from None
         self.went(target, peer)
+        if seen is not None:
+            seen.answered(raw)
         return self.view.outward(target, method, raw)
 
     @abstractmethod

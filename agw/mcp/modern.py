@@ -15,7 +15,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from agw._fast.call import Call
-from agw.mcp import errors, message, revisions
+from agw.mcp import errors, message, observe, revisions
 from agw.mcp.conversation import AnyPeer, Conversation
 from agw.mcp.ladder import Verdict
 from agw.mcp.message import Members, Message
@@ -95,6 +95,7 @@ class ModernFront:
             return
         if self._belongs_elsewhere(call, note):
             return
+        call.note_fields(observe.modern_fields(verdict.version))
         answer = Answer(call, json=json, events=events)
         meta = verdict.meta or {}
         request = ModernRequest(view, meta, verdict.version, self.service.principal(call), answer)

@@ -170,6 +170,9 @@ class Parking:
         payload = self._ring.open(_PURPOSE, state.encode("ascii"), principal)
         return None if payload is None else msgspec.msgpack.decode(payload, type=_Pointer)
 
+    def __len__(self) -> int:
+        return len(self._calls)
+
     def home(self, state: str, principal: bytes) -> int | None:
         """The slot of the worker that holds the call, when it is another one of this life of the gateway."""
         pointer = self._open(state, principal)

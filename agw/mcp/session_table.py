@@ -45,7 +45,7 @@ STRIDE = 32
 SPREAD_S = 4.0
 """Time over which a walk over all sessions is spread: all at once would hold up calls when they are many."""
 FEW = 4000
-"""Fewer sessions than this are not looked at more slowly."""
+"""With fewer sessions the pauses are not longer than with so many."""
 MAX_HELLOS = 1024
 
 

@@ -40,7 +40,8 @@ class Ways:
     def open(self, session: LegacySession) -> None:
         """A session exists; its targets are entered as they are used."""
         if session.view is self.view:
-            self.table.sessions[session.token] = CallSession([None] * len(self.view.targets), session.hello.version.encode())
+            self.table.sessions[session.token] = CallSession(
+                [None] * len(self.view.targets), session.hello.version.encode(), session.log_fields if self.view.service.host.context.log.enabled else b"")
 
     def close(self, token: bytes) -> None:
         """The session is over, or nobody knows any more what its upstream sessions are."""
