@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 FAST := $(wildcard agw/_fast/*.pyx agw/_fast/*.pxd)
 
-.PHONY: run test retest lint fuzz bench locust interop wheel schema clean build
+.PHONY: run test retest lint fuzz bench locust interop conformance matrix wheel schema clean build
 
 run: build  ## build and serve the embedded default: a demo MCP server behind http://127.0.0.1:3000/mcp
 	$(BIN)/agw serve
@@ -48,14 +48,21 @@ lint: $(VENV)/linted  ## ruff, cython-lint, mypy, and every .pyi against its mod
 fuzz: $(VENV)/tested  ## a million mutated inputs through the framing under ASan and UBSan
 	bash tests/fuzz/run.sh
 
-bench: build  ## measure against nginx, HAProxy and Envoy; results in bench/results
+bench: build  ## measure against nginx, HAProxy, Envoy and MCP proxies; results in bench/results
 	bash bench/run.sh
+	bash bench/mcp/run.sh
 
 locust: build
 	bash bench/locust/run.sh
 
 interop: $(VENV)/tested  ## real MCP clients and servers from PyPI and npm through agw
 	bash tests/interop/run.sh
+
+conformance: $(VENV)/tested  ## the official MCP suite, directly and through agw in every shape; QUICK=1: what CI runs
+	bash tests/interop/run.sh conformance $(if $(QUICK),--quick)
+
+matrix: $(VENV)/tested  ## all MCP clients times all MCP servers; writes docs/mcp-matrix.md
+	bash tests/interop/run.sh matrix
 
 schema: build
 	$(BIN)/agw schema > config/agw.schema.json

@@ -215,6 +215,8 @@ class LegacySession(Conversation):
         """A request of the client is over. Its id may be under way anew by now."""
         if self.flights.get(ident) is flight:
             del self.flights[ident]
+            if not self.flights:
+                self.flights = {}  # one that was filled keeps its size, and sessions are many
         drop_begun(flight)
 
     # ------------------------------------------------------------------------------------------ what survives

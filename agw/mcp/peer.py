@@ -234,6 +234,8 @@ class LegacyPeer:
             raise errors.target_down(self.target.name, "its answer was not valid") from None
         finally:
             self.flights.pop(flight.ident, None)
+            if not self.flights:
+                self.flights = {}  # one that was filled keeps its size, and peers are many
         if sink is not None and is_stream(reply):
             sink.streamed()
         return outcome(reply)

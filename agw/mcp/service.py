@@ -127,6 +127,13 @@ class McpService:
             self.ways.open(session)
             for name in [name for name, peer in session.peers.items() if names.get(name) is not peer.target]:
                 self.spawn(session.drop_peer(name))
+        for listener in list(self.listeners):
+            virtual = listener.view.virtual
+            view = self.view if virtual is None else self.virtual.get(virtual.name.encode())
+            if view is None:
+                listener.leave()
+            else:
+                listener.follow(view)
         self.spawn(before.close())
         self.spawn(old.catalogue.close())
         for kind in ("tools", "prompts", "resources"):
@@ -307,7 +314,7 @@ class McpService:
     def _send_home(self, call: Call, answer: Reporter, ident: bytes | None) -> None:
         token = call.header(SESSION_HEADER) or b""
         replica = self.sessions.drop_replica(token)
-        way = None if replica is None else self.host.hop(call, replica.state.slot)
+        way = None if replica is None else self.host.hop(call, self.sessions.home(replica.state))
         if way is None or call.started:
             answer.finish(_failure(ident, errors.target_down("", "its session was lost")))
         else:

@@ -91,11 +91,40 @@ DEMO: Profile = {
 }
 
 
+FOUR_TOOLS: Profile = {
+    "modern": False,
+    "gone": 404,
+    "tools": 4,
+    "pages": 1,
+    "echo": {"tool": "echo", "arguments": {"text": "grüße \U0001f980 \"x\""}, "text": "grüße \U0001f980 \"x\""},
+    "add": {"tool": "add", "arguments": {"a": 2, "b": 3}, "text": "5"},
+    "progress": {"tool": "progress", "arguments": _STEPS, **_STEPS},
+    "cancel": {"tool": "progress", "arguments": {"steps": 400, "step_ms": 50}, "count_tool": "cancelled"},
+}
+"""What servers/python1.py, modern_only.mjs and fastmcp_tasks_server.py offer; the eras differ."""
+
+TIME: Profile = {
+    "modern": True,
+    "gone": 404,
+    "tools": 2,
+    "pages": 1,
+    "echo": {"tool": "get_current_time", "arguments": {"timezone": "UTC"}, "has": '"timezone": "UTC"'},
+    "add": {
+        "tool": "convert_time",
+        "arguments": {"source_timezone": "UTC", "time": "16:30", "target_timezone": "Asia/Tokyo"},
+        "has": '"time_difference": "+9.0h"',
+    },
+    "progress": None,
+    "cancel": None,
+}
+
+
 @dataclass(frozen=True)
 class Client:
     """How a client is run: an interpreter's key in the runner, a file under clients/, and its mode.
 
-    `modern_only` clients must fail, and fail at once, on a server that is not modern.
+    `modern_only` clients must fail, and fail at once, on a server that is not modern; `sse`: it also speaks HTTP+SSE;
+    `declares`: it declares elicitation, so that a server may offer it more.
     """
 
     name: str
@@ -103,14 +132,23 @@ class Client:
     script: str
     mode: str = ""
     modern_only: bool = False
+    sse: bool = True
+    declares: bool = True
 
 
 CLIENTS = [
     Client("python mcp 2.3 auto", "mcp2", "python2.py", "auto"),
     Client("python mcp 2.3 legacy", "mcp2", "python2.py", "legacy"),
-    Client("python mcp 2.3 2026-07-28", "mcp2", "python2.py", "2026-07-28", modern_only=True),
+    Client("python mcp 2.3 2026-07-28", "mcp2", "python2.py", "2026-07-28", modern_only=True, sse=False),
     Client("python mcp 1.30", "mcp1", "python1.py"),
     Client("typescript sdk 1.32", "node", "ts_sdk.mjs"),
     Client("typescript client 2.4", "node", "ts_client.mjs", "default"),
     Client("typescript client 2.4 auto", "node", "ts_client.mjs", "auto"),
 ]
+
+ONLOOKERS = [
+    Client("inspector 2.12 legacy", "node", "inspector.mjs", "legacy"),
+    Client("inspector 2.12 modern", "node", "inspector.mjs", "modern", modern_only=True, sse=False),
+    Client("fastmcp 4.1", "fastmcp", "fastmcp_client.py", declares=False),
+]
+"""Clients of the large matrix that cannot do all the checks."""

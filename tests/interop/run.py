@@ -32,7 +32,7 @@ LOGS = ROOT / "build" / "interop" / "logs"
 NODE_TREE = ROOT / "build" / "interop" / "node"
 NODE = NODE_TREE / "node_modules" / ".bin" / "node"
 MODULES = NODE_TREE / "node_modules"
-PYTHONS = {"mcp2": ROOT / ".venv" / "interop-mcp2" / "bin" / "python", "mcp1": ROOT / ".venv" / "interop-mcp1" / "bin" / "python"}
+PYTHONS = {name: ROOT / ".venv" / f"interop-{name}" / "bin" / "python" for name in ("mcp2", "mcp1", "fastmcp")}
 EVERYTHING = MODULES / "@modelcontextprotocol" / "server-everything" / "dist" / "index.js"
 
 CLIENT_LIMIT_S = 120
@@ -53,6 +53,12 @@ class Row:
     notes: list[str] = field(default_factory=list)
 
 
+def put_scripts() -> None:
+    """Node finds packages beside the file that wants them."""
+    for file in [*(HERE / "clients").glob("*.mjs"), *(HERE / "servers").glob("*.mjs")]:
+        shutil.copy(file, NODE_TREE)
+
+
 def drive(client: cases.Client, url: str, profile: cases.Profile) -> Results:
     """Run a client and collect its results. One that dies or hangs fails its first missing check."""
     directory, program = (NODE_TREE, str(NODE)) if client.interpreter == "node" else (HERE / "clients", str(PYTHONS[client.interpreter]))
@@ -70,7 +76,7 @@ def drive(client: cases.Client, url: str, profile: cases.Profile) -> Results:
             result = json.loads(line)
             results.setdefault(result["check"], (result["ok"], result["detail"]))
     refused = client.modern_only and not profile["modern"]
-    missing = [check for check in cases.CHECKS if check not in results]
+    missing = [check for check in profile.get("checks", cases.CHECKS) if check not in results]
     if missing and not refused:
         last = errors.decode(errors="replace").strip().splitlines()[-1:] or ["no output"]
         results[missing[0]] = (False, f"the client ended before: {last[0][:300]}")
@@ -78,9 +84,9 @@ def drive(client: cases.Client, url: str, profile: cases.Profile) -> Results:
 
 
 def matrix_row(server: str, client: cases.Client, gateway: Gateway, direct: str | None, profile: cases.Profile) -> Row:
-    """Run a client through the gateway, and directly what failed."""
+    """Run a client through the gateway, which speaks both eras whatever the server does, and directly what failed."""
     before = gateway.connections()
-    results = drive(client, gateway.url, profile)
+    results = drive(client, gateway.url, {**profile, "modern": True, "gone": 404})
     after = gateway.connections()
     row = Row(server, client.name, results, "+".join(str(new - old) for old, new in zip(before, after, strict=True)))
     failed = [check for check, (ok, _) in results.items() if ok is False]
@@ -207,8 +213,7 @@ def main() -> int:
 
     shutil.rmtree(LOGS, ignore_errors=True)
     LOGS.mkdir(parents=True)
-    for file in (HERE / "clients").glob("*.mjs"):
-        shutil.copy(file, NODE_TREE)
+    put_scripts()
 
     def wanted(part: str) -> bool:
         return options.only in part

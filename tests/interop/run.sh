@@ -3,6 +3,8 @@
 # directly and through agw. `make interop`; about five minutes, and about one more for the first installation.
 #
 #   tests/interop/run.sh [--only PART] [--long] [--workers N] [--agw PATH]
+#   tests/interop/run.sh conformance [--quick] [--only LEG] [--wire WIRE] [--workers N]   legs.py
+#   tests/interop/run.sh matrix [--only SERVER] [--client CLIENT]                         matrix.py
 #
 # Installs pinned packages from PyPI and npm into .venv/interop-* and build/interop. See README.md for what is checked.
 #
@@ -25,8 +27,13 @@ venv() {
     echo "$*" >"$tree/installed"
 }
 
-venv mcp2 mcp==2.3.0 uvicorn==0.54.0
+venv mcp2 mcp==2.3.0 uvicorn==0.54.0 mcp-server-time==2026.10.19
 venv mcp1 mcp==1.30.0
+case ${1:-} in
+conformance) program=legs.py; limit=7200; shift ;;
+matrix) program=matrix.py; limit=7200; shift; venv fastmcp fastmcp==4.1.0 fastmcp-tasks==4.1.0 ;;
+*) program=run.py; limit=1800 ;;
+esac
 
 if ! cmp -s "$here/package.json" "$node_tree/installed"; then
     echo "installing npm packages"
@@ -40,4 +47,4 @@ v24.*) ;;
 *) echo "the npm package node did not install its binary; try: (cd build/interop/node && npm rebuild node)" >&2; exit 1 ;;
 esac
 
-exec timeout 1800 "$root/.venv/bin/python" "$here/run.py" "$@"
+exec timeout "$limit" "$root/.venv/bin/python" "$here/$program" "$@"

@@ -53,7 +53,6 @@ def test_a_cancelled_call(farm: Farm, path: str, prefix: str, warm: int) -> None
         assert session.call(prefix + "echo", ident=78).status == 200
 
 
-@pytest.mark.xfail(reason="traps-6: a cancelled call of the compiled path still gets its response", strict=True)
 def test_a_cancelled_call_gets_no_late_response(farm: Farm) -> None:
     with Session(farm.at("/one")) as session:
         for _ in range(6):

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import report
 from mcp import ClientSession, McpError, types
+from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
 
@@ -73,7 +74,7 @@ class Run:
     async def call(self) -> None:
         """Texts come back as they were."""
         for key in ("echo", "add"):
-            report.expect(await self._call(self.profile[key]), self.profile[key]["text"], key)
+            report.said(await self._call(self.profile[key]), self.profile[key])
 
     async def big(self) -> None:
         """A result of a megabyte."""
@@ -92,7 +93,7 @@ class Run:
             report.expect(unknown.isError, True, "isError of an unknown tool")
 
     async def _one_progress(self) -> str:
-        part = self.profile["progress"]
+        part = report.need(self.profile, "progress")
         progress = report.Progress(part)
 
         async def note(done: float, total: float | None, message: str | None) -> None:
@@ -196,7 +197,8 @@ class Run:
         """All checks, the last one after the connection is closed."""
         http = create_mcp_http_client()
         http.event_hooks = {"response": [self._saw]}
-        async with http, streamable_http_client(self.url, http_client=http) as (read, write, session_id):
+        over = sse_client(self.url) if self.url.endswith("/sse") else streamable_http_client(self.url, http_client=http)
+        async with http, over as (read, write, *session_id):
             self.client = ClientSession(
                 read,
                 write,
@@ -207,10 +209,10 @@ class Run:
             )
             async with self.client:
                 await report.run([("connect", self.connect)])
-                self.session_id = session_id()
+                self.session_id = session_id[0]() if session_id else None
                 names = "list call big error progress parallel log idle subscribe resource prompt complete elicit cancel session"
-                await report.run([(name, getattr(self, name)) for name in names.split()])
-        await report.run([("delete", self.delete)])
+                await report.run([(name, getattr(self, name)) for name in report.chosen(self.profile, names)])
+        await report.run([(name, getattr(self, name)) for name in report.chosen(self.profile, "delete")])
 
 
 async def main() -> None:

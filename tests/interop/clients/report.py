@@ -39,6 +39,11 @@ async def run(checks: list[tuple[str, Callable[[], Awaitable[str | None]]]], lim
             emit(name, False, f"{type(error).__name__}: {error} (line {where.lineno} of {where.name})")
 
 
+def chosen(profile: dict[str, Any], names: str) -> list[str]:
+    """The checks to do, of those a client has: all, or those the profile names."""
+    return [name for name in names.split() if name in profile.get("checks", names.split())]
+
+
 def need(profile: dict[str, Any], key: str) -> dict[str, Any]:
     """A part of the profile. Errors: Skip."""
     part: dict[str, Any] | None = profile.get(key)
@@ -51,6 +56,30 @@ def expect(got: object, wanted: object, what: str) -> None:
     """Errors: AssertionError naming both."""
     if got != wanted:
         raise AssertionError(f"{what}: {str(got)[:200]!r} instead of {str(wanted)[:200]!r}")
+
+
+async def given_up(part: dict[str, Any], call: Callable[[dict[str, Any]], Awaitable[str]]) -> None:
+    """Give a call up after 400 ms; its server must count it as cancelled within 5 s. Errors: AssertionError."""
+    count = {"tool": part["count_tool"], "arguments": {}}
+    before = int(await call(count))
+    try:
+        async with asyncio.timeout(0.4):
+            await call(part)
+    except TimeoutError:
+        pass
+    for _ in range(100):
+        if int(await call(count)) == before + 1:
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError("the server still runs it after 5 s")
+
+
+def said(text: str, part: dict[str, Any]) -> None:
+    """A tool answered what it should: `text` as it is, or something that has `has` in it. Errors: AssertionError."""
+    if "has" in part:
+        expect(part["has"] in text, True, f"{part['has']!r} in {text[:100]!r}")
+    else:
+        expect(text, part["text"], part["tool"])
 
 
 class Progress:

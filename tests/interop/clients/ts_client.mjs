@@ -1,7 +1,7 @@
 // Drives a server with the TypeScript client of the 2.x line: `node ts_client.mjs URL PROFILE default|auto`.
 
 import { performance } from 'node:perf_hooks';
-import { Client, StreamableHTTPClientTransport } from '@modelcontextprotocol/client';
+import { Client, SSEClientTransport, StreamableHTTPClientTransport } from '@modelcontextprotocol/client';
 import { answer, recorder, run } from './shared.mjs';
 
 const [, , url, profile, mode] = process.argv;
@@ -10,7 +10,9 @@ const events = [];
 const options = { capabilities: { elicitation: { form: {}, url: {} } } };
 if (mode !== 'default') options.versionNegotiation = { mode };
 const client = new Client({ name: 'agw-interop', version: '1.0.0' }, options);
-const transport = new StreamableHTTPClientTransport(new URL(url), { fetch: recording });
+const transport = url.endsWith('/sse')
+  ? new SSEClientTransport(new URL(url))
+  : new StreamableHTTPClientTransport(new URL(url), { fetch: recording });
 client.setRequestHandler('elicitation/create', (request) => answer(request));
 client.fallbackNotificationHandler = async (notification) => {
   events.push([performance.now(), notification.method]);

@@ -2,6 +2,7 @@
 
 import { performance } from 'node:perf_hooks';
 import { Client } from '@modelcontextprotocol/sdk/client/index.js';
+import { SSEClientTransport } from '@modelcontextprotocol/sdk/client/sse.js';
 import { StreamableHTTPClientTransport } from '@modelcontextprotocol/sdk/client/streamableHttp.js';
 import { ElicitRequestSchema } from '@modelcontextprotocol/sdk/types.js';
 import { answer, recorder, run } from './shared.mjs';
@@ -10,7 +11,9 @@ const [, , url, profile] = process.argv;
 const { seen, recording } = recorder();
 const events = [];
 const client = new Client({ name: 'agw-interop', version: '1.0.0' }, { capabilities: { elicitation: { form: {}, url: {} } } });
-const transport = new StreamableHTTPClientTransport(new URL(url), { fetch: recording });
+const transport = url.endsWith('/sse')
+  ? new SSEClientTransport(new URL(url))
+  : new StreamableHTTPClientTransport(new URL(url), { fetch: recording });
 client.setRequestHandler(ElicitRequestSchema, (request) => answer(request));
 client.fallbackNotificationHandler = async (notification) => {
   events.push([performance.now(), notification.method]);
