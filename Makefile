@@ -48,8 +48,9 @@ lint: $(VENV)/linted  ## ruff, cython-lint, mypy, and every .pyi against its mod
 fuzz: $(VENV)/tested  ## a million mutated inputs through the framing under ASan and UBSan
 	bash tests/fuzz/run.sh
 
-bench: build  ## measure against nginx, HAProxy and Envoy; results in bench/results
+bench: build  ## measure against nginx, HAProxy, Envoy and MCP proxies; results in bench/results
 	bash bench/run.sh
+	bash bench/mcp/run.sh
 
 locust: build
 	bash bench/locust/run.sh

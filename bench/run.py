@@ -158,7 +158,7 @@ def _run_all(session: Session, directory: Path) -> None:
     turns = sum(takes_part(scenario, peer.name) for scenario in session.scenarios for peer in session.peers)
     progress = Progress(turns * args.runs)
     ports = free_ports(args.base_port)
-    backends = Backends(next(ports), next(ports), directory, one.backend)
+    backends = Backends(next(ports), next(ports), next(ports), directory, one.backend)
     job = Job(next(ports), backends.fixed_port, backends.stream_port, next(ports), next(ports))
     _check_job(session, job, directory, one)
     for scenario in session.scenarios:
@@ -168,6 +168,8 @@ def _run_all(session: Session, directory: Path) -> None:
         assert assigned is not None
         bench = Bench(assigned, directory, args.duration, args.warmup, backends.pids(), keep=args.keep)
         own = replace(job, workers=scenario.workers, routes=scenario.routes, access_log=scenario.access_log)
+        if scenario.mcp:
+            own = replace(own, backend_port=backends.mcp_port)
         for number in range(args.runs):
             for peer in peers:
                 what = f"{scenario.key} {peer.name} {number + 1}/{args.runs}"

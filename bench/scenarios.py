@@ -34,7 +34,8 @@ class Scenario:
     kind: Kind = Kind.CLOSED
     connections: int = 64
     expect: bytes = b"ok"  # must be in the body of the first answer
-    session_path: str = ""  # open an MCP session here first and give it to `build`
+    session_path: str = ""  # open an MCP session per connection here first (twice as many) and give each to `build`
+    mcp: bool = False  # the backend is the MCP server
     rate: float = 0.0  # PACED: requests per second; 0: half of what the peer can do
     stream_path: str = ""  # STREAM: what to GET
     routes: int = 0
@@ -95,11 +96,11 @@ SCENARIOS: tuple[Scenario, ...] = (
         "tools/call 200 B -> 180 B, mcp target, session",
         _call_mcp,
         expect=_MCP_ANSWER,
-        session_path="/mcp",
+        session_path="/mcp", mcp=True,
         quick=True,
     ),
     Scenario(
-        "call_mcp_c1", "the same, 1 connection", _call_mcp, connections=1, expect=_MCP_ANSWER, session_path="/mcp"
+        "call_mcp_c1", "the same, 1 connection", _call_mcp, connections=1, expect=_MCP_ANSWER, session_path="/mcp", mcp=True
     ),
     Scenario(
         "call_mcp_c512",
@@ -107,9 +108,9 @@ SCENARIOS: tuple[Scenario, ...] = (
         _call_mcp,
         connections=512,
         expect=_MCP_ANSWER,
-        session_path="/mcp",
+        session_path="/mcp", mcp=True,
     ),
-    Scenario("call_modern", "tools/call, mcp target, 2026-07-28, no session", _call_modern, expect=_MCP_ANSWER),
+    Scenario("call_modern", "tools/call, mcp target, 2026-07-28, no session", _call_modern, expect=_MCP_ANSWER, mcp=True),
     Scenario("body_16k", "POST 16 KiB -> 16 KiB", _large, expect=b"z" * messages.LARGE_BYTES, quick=True),
     Scenario("conn_close", "GET, new connection per request", _get_close, quick=True),
     Scenario("access_log", "GET, JSON access log on", _get, access_log=True, peers=_PROXIES, quick=True),
@@ -123,7 +124,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         _call_mcp,
         Kind.PACED,
         expect=_MCP_ANSWER,
-        session_path="/mcp",
+        session_path="/mcp", mcp=True,
     ),
     Scenario(
         "idle", "2,000 idle keep-alive connections", _get, Kind.IDLE, connections=2000, peers=_PROXIES, quick=True
@@ -151,7 +152,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         "tools/call, mcp target, 2 workers",
         _call_mcp,
         expect=_MCP_ANSWER,
-        session_path="/mcp",
+        session_path="/mcp", mcp=True,
         workers=2,
     ),
 )

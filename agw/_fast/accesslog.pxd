@@ -1,6 +1,6 @@
 # Access-log records, formatted into a buffer that somebody else writes out.
 
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint32_t
 
 from agw._fast.stream cimport Buf
 
@@ -29,6 +29,11 @@ ctypedef struct Record:
     const char* name            # tool, prompt or resource name
     uint32_t name_len
     int name_kind               # 1 tool, 2 prompt, 3 resource
+    const char* resource_type   # tool, prompt, ...; "": none
+    int32_t rpc_code            # JSON-RPC error code, or 0
+    bint tool_failed            # the result says isError
+    const char* noted           # JSON fragment: what the service adds
+    uint32_t noted_len
     int retries
     const char* reason
     const char* error

@@ -3,8 +3,8 @@
 Rules:
 - agentgateway's field names and order; a field without a value is left out;
 - control octets and invalid UTF-8 are escaped or replaced by U+FFFD: a line is one line of valid JSON whatever a client
-  sent. The `fields` fragment is trusted, it comes from the configuration;
-- queries, session ids and credentials are not logged;
+  sent. The fragments `fields` and `noted` are trusted: they come from the configuration and from our own encoder;
+- queries, whole session ids and credentials are not logged;
 - the request path only fills memory; the sink gets whole lines and may drop them (it counts).
 """
 
@@ -40,6 +40,10 @@ def formatted(
     target: bytes = b"",
     rpc: bytes = b"",
     name: bytes = b"",
+    resource_type: bytes = b"",
+    noted: bytes = b"",
+    rpc_code: int = 0,
+    tool_failed: bool = False,
     wall_ns: int = 0,
     duration_ns: int = 0,
     version: int = 11,
@@ -50,5 +54,6 @@ def formatted(
     """One record as its line, for tests.
 
     fields: a JSON fragment, empty or from a comma on; version: 10 or 11; name_kind: 1 tool, 2 prompt, 3 resource;
+    noted: a JSON fragment like `fields`, behind the fields of MCP; rpc_code: a JSON-RPC error code, 0 for none;
     wall_ns: since the epoch, UTC; duration_ns: printed as milliseconds with three decimals.
     """

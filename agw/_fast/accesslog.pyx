@@ -3,7 +3,7 @@
 # Rules of this file:
 # - one JSON object per line, agentgateway's field names; control octets and invalid UTF-8 are escaped, so a line is
 #   always one line of valid JSON whatever a client sent;
-# - queries, session ids and credentials are not logged;
+# - queries, whole session ids and credentials are not logged;
 # - the request path only fills memory; `sink` gets whole buffers and may drop them (it counts).
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
@@ -27,7 +27,9 @@ cdef char* put_number(char* o, int64_t v) noexcept:
     cdef char digits[24]
     cdef int n = 0
     if v < 0:
-        v = 0
+        o[0] = 45
+        o += 1
+        v = -v
     while True:
         digits[n] = <char> (48 + v % 10)
         n += 1
@@ -87,13 +89,13 @@ cdef class AccessLog:
         buf_free(&self.buf)
 
     cdef int add(self, const Record* r) except -1:
-        cdef size_t need = ROOM + r.fields_len + 6 * (<size_t> r.peer_len + r.endpoint_len + r.method_len + r.host_len
+        cdef size_t need = ROOM + r.fields_len + r.noted_len + 6 * (<size_t> r.peer_len + r.endpoint_len + r.method_len + r.host_len
                                                       + r.path_len + r.target_len + r.rpc_len + r.name_len)
         cdef char* o
         cdef char* start
         cdef time_t seconds = <time_t> (r.wall_ns // 1000000000)
         cdef tm t
-        cdef int64_t us = r.duration_ns // 1000
+        cdef int64_t us = r.duration_ns // 1000 if r.duration_ns > 0 else 0
         cdef int ms
         if self.buf.off + self.buf.len + need > self.buf.cap:
             self.reserve(need)
@@ -148,6 +150,16 @@ cdef class AccessLog:
                 o = put(o, b',"mcp.resource.uri":"', 21)
             o = put_text(o, r.name, r.name_len)
             o = put(o, b'"', 1)
+        if r.resource_type != NULL and r.resource_type[0]:
+            o = put(o, b',"mcp.resource.type":"', 22)
+            o = put(o, r.resource_type, strlen(r.resource_type))
+            o = put(o, b'"', 1)
+        if r.rpc_code:
+            o = put(o, b',"mcp.error.code":', 18)
+            o = put_number(o, r.rpc_code)
+        elif r.tool_failed:
+            o = put(o, b',"mcp.tool.is_error":true', 25)
+        o = put(o, r.noted, r.noted_len)
         if r.retries:
             o = put(o, b',"retry.attempt":', 17)
             o = put_number(o, r.retries)
@@ -205,6 +217,8 @@ def formatted(**fields):
     cdef bytes target = texts.get("target", b"")
     cdef bytes rpc = texts.get("rpc", b"")
     cdef bytes name = texts.get("name", b"")
+    cdef bytes resource_type = texts.get("resource_type", b"")
+    cdef bytes noted = texts.get("noted", b"")
     r.fields, r.fields_len = f, <uint32_t> len(f)
     r.peer, r.peer_len = peer, <uint32_t> len(peer)
     r.endpoint, r.endpoint_len = endpoint, <uint32_t> len(endpoint)
@@ -214,6 +228,10 @@ def formatted(**fields):
     r.target, r.target_len = target, <uint32_t> len(target)
     r.rpc, r.rpc_len = rpc, <uint32_t> len(rpc)
     r.name, r.name_len = name, <uint32_t> len(name)
+    r.resource_type = resource_type
+    r.noted, r.noted_len = noted, <uint32_t> len(noted)
+    r.rpc_code = fields.get("rpc_code", 0)
+    r.tool_failed = fields.get("tool_failed", False)
     r.wall_ns = fields.get("wall_ns", 0)
     r.duration_ns = fields.get("duration_ns", 0)
     r.version = fields.get("version", 11)

@@ -13,11 +13,16 @@ Rules:
 from collections.abc import Callable
 from typing import Any, Literal
 
+from typing_extensions import disjoint_base
+
 from agw._fast.policy import Choice
 
 MAX_QUEUED: int
 """Octets queued for a client that does not read, over which it is cut."""
+MAX_NOTED: int
+"""Octets of log fields that are kept."""
 
+@disjoint_base
 class Call:
     """One request. Made by the exchange only."""
 
@@ -93,6 +98,23 @@ class Call:
         """All values of a field."""
     def note(self, label: int, target: bytes) -> None:
         """Which backend the counters name, and which target the access log."""
+    def note_tool(self, number: int) -> None:
+        """Which tool the counters name: a number of `arena.Slot.learn_tool`."""
+    def note_answer(self, text: bytes) -> None:
+        """What the counters look at when the answer goes out in pieces: the JSON-RPC response. `reply` does it by itself."""
+    def note_fields(self, fragment: bytes) -> None:
+        """More fields for the access log: a JSON fragment from a comma on. What is over 8 KiB in all is left out."""
+    def not_counted(self) -> None:
+        """The MCP counters leave this request to `arena.Slot.observe_mcp`."""
+    @property
+    def logged(self) -> bool:
+        """Is there an access log, so that `note_fields` is of use?"""
+    @property
+    def route(self) -> int:
+        """The route's label."""
+    @property
+    def number(self) -> int:
+        """The method's number in `exchange.RPC_METHODS`; -1 without one."""
     def reply(self, status: int, content_type: bytes | None, body: bytes, lines: bytes = b"", reason: int = 0) -> None:
         """The whole answer. `lines` are complete header lines; `reason` indexes `forward.REASONS`."""
     def start(self, status: int, lines: bytes, stream: bool = True) -> None:
@@ -108,5 +130,8 @@ class Call:
     def pass_on(self, choice: Choice, body: bytes | None) -> None:
         """Relay the request to `choice` like any other, with `body` in place of the caller's (None: as it came)."""
 
-def make(*parts: Any) -> Call:
-    """For the exchange."""
+def make(
+    x: Any, service: object, method: str, path: bytes, query: bytes | None, headers: list[tuple[bytes, bytes]], head: bytes, body: bytes,
+    envelope: tuple[str, bytes | None, bytes | None, bytes | None, bytes | None, bytes | None], peer: bytes, prefix_len: int,
+) -> Call:
+    """For the exchange `x`, which cannot import this module. `envelope`: kind, id, method, params, name, uri, as in the attributes of Call."""

@@ -18,6 +18,7 @@ from agw._fast.stream cimport HIGH_WATER
 from libc.string cimport strlen
 
 MAX_QUEUED = 8 * 1024 * 1024
+MAX_NOTED = 8192
 
 
 cdef class Call:
@@ -56,6 +57,34 @@ cdef class Call:
             self.exchange.service_label = label
             self.exchange.service_target = target
 
+    def note_tool(self, int number):
+        # Which tool the counters name: a number of the slot's table.
+        if self.exchange is not None:
+            self.exchange.tool = number
+
+    def note_answer(self, bytes text not None):
+        # What the counters say of an answer that does not go through reply().
+        if self.exchange is not None:
+            self.exchange.judge(PyBytes_AS_STRING(text), <size_t> PyBytes_GET_SIZE(text))
+
+    def note_fields(self, bytes fragment not None):
+        # More for the access log, behind what was noted before.
+        cdef Exchange x = self.exchange
+        if x is not None and x.ctx.log.enabled:
+            if x.noted is not None:
+                fragment = x.noted + fragment
+            if PyBytes_GET_SIZE(fragment) <= MAX_NOTED:
+                x.noted = fragment
+
+    def not_counted(self):
+        # Somebody else counts what this request asks for.
+        if self.exchange is not None:
+            self.exchange.rpc = -1
+
+    @property
+    def logged(self):
+        return self.exchange is not None and self.exchange.ctx.log.enabled
+
     def reply(self, int status, bytes content_type, bytes body not None, bytes lines=b"", int reason=0):
         cdef Exchange x = self.exchange
         if x is None:
@@ -63,6 +92,8 @@ cdef class Call:
         if self.started:
             raise RuntimeError("the answer has begun")
         self.release()
+        if x.is_rpc and PyBytes_GET_SIZE(body):
+            x.judge(PyBytes_AS_STRING(body), <size_t> PyBytes_GET_SIZE(body))
         x.reply(status, PyBytes_AS_STRING(content_type) if content_type is not None else NULL, body, lines, reason)
 
     def start(self, int status, bytes lines not None, bint stream=True):
@@ -219,4 +250,6 @@ def make(Exchange x, object service, str method, bytes path, bytes query, list h
     call.kind, call.ident, call.rpc, call.params, call.name, call.uri = envelope
     call.peer = peer
     call.prefix_len = prefix_len
+    call.route = x.route.label
+    call.number = x.rpc
     return call

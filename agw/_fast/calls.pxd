@@ -11,6 +11,7 @@ cdef class CallSession:
     cdef readonly bytes version     # what MCP-Protocol-Version may say
     cdef readonly dict flights      # raw id -> Exchange, of what is under way
     cdef readonly int64_t used_ns   # when it was used last (reactor clock)
+    cdef readonly bytes log_fields  # what the access log says of its requests
 
 cdef class CallTable:
     cdef readonly dict sessions     # id -> CallSession
@@ -25,6 +26,7 @@ ctypedef struct Way:
     int modern
     const char* name                # the tool's own name, when it differs; else NULL
     uint32_t name_len
+    const char* parent              # traceparent in `_meta` of a request without that field; NULL: none
 
 cdef Choice find_way(CallTable table, const Head* h, const char* buf, const Envelope* e, const char* body, size_t n, int rpc,
                      Way* way, list found)

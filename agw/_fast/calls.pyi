@@ -29,13 +29,16 @@ class Flight(Protocol):
 class CallSession:
     """A session's ways. Owner: the service, which takes it out of `CallTable.sessions` when the session ends."""
 
-    def __init__(self, choices: list[Choice | None], version: bytes) -> None:
-        """`choices` by target, each with the target's session id in its header edits; `version` as negotiated."""
+    def __init__(self, choices: list[Choice | None], version: bytes, log_fields: bytes = b"") -> None:
+        """`choices` by target, each with the target's session id in its header edits; `version` as negotiated; `log_fields`: a JSON
+        fragment for the access log, empty or from a comma on."""
     @property
     def choices(self) -> list[Choice | None]:
         """May be changed in place when a target's session is opened anew."""
     @property
     def version(self) -> bytes: ...
+    @property
+    def log_fields(self) -> bytes: ...
     @property
     def flights(self) -> dict[bytes, Flight]:
         """By raw id: what is under way here."""
@@ -53,7 +56,7 @@ class CallTable:
     def sessions(self) -> dict[bytes, CallSession]:
         """By session id; the service adds and removes."""
     @property
-    def tools(self) -> dict[bytes, tuple[int, bytes]]:
+    def tools(self) -> dict[bytes, tuple[int, bytes, bool]]:
         """Target and own name by public name, both raw."""
     @property
     def modern(self) -> list[Choice | None]:
@@ -64,8 +67,11 @@ class CallTable:
     def plain(self) -> bool: ...
     @property
     def watched(self) -> bool: ...
-    def learn_tool(self, public: bytes, target: int, own: bytes) -> None:
-        """A tool's public name leads to `own` at `target`. Bounded: a full table starts anew."""
+    def learn_tool(self, public: bytes, target: int, own: bytes, modern: bool) -> None:
+        """A tool's public name leads to `own` at `target`. Bounded: a full table starts anew.
+
+        `modern`: no argument has to be mirrored in a header, so modern requests may go this way too.
+        """
     def learn_host(self, host: bytes) -> None:
         """A value of Host passed the guard."""
     def forget_tools(self) -> None:

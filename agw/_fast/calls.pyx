@@ -27,9 +27,10 @@ cdef enum:
 
 
 cdef class CallSession:
-    def __init__(self, list choices not None, bytes version not None):
+    def __init__(self, list choices not None, bytes version not None, bytes log_fields=b""):
         self.choices = choices
         self.version = version
+        self.log_fields = log_fields
         self.flights = {}
 
 
@@ -42,10 +43,13 @@ cdef class CallTable:
         self.plain = plain
         self.watched = watched
 
-    def learn_tool(self, bytes public not None, uint32_t target, bytes own not None):
+    def learn_tool(self, bytes public not None, uint32_t target, bytes own not None, bint modern):
+        place = self.tools.get(public)
+        if place == (target, own, True):
+            return
         if len(self.tools) >= MAX_NAMES:
             self.tools.clear()
-        self.tools[public] = (target, own)
+        self.tools[public] = (target, own, modern)
 
     def learn_host(self, bytes host not None):
         if self.hosts is not None and len(self.hosts) < MAX_HOSTS:
@@ -69,6 +73,28 @@ cdef inline bint says(const char* p, size_t n, const char* key, size_t size, con
     if at < end and at[0] == b" ":
         at += 1
     return at + m <= end and memcmp(at, then, m) == 0
+
+
+cdef const char* trace_parent(const char* p, size_t n) noexcept nogil:
+    # The 55 octets of a W3C traceparent of version 00, or NULL. Other versions go with other fields of the request: they are left alone.
+    cdef const char* at = <const char*> memmem(p, n, b'"traceparent"', 13)
+    cdef const char* end = p + n
+    cdef int i
+    if at == NULL:
+        return NULL
+    at += 13
+    while at < end and (at[0] == b" " or at[0] == b":"):
+        at += 1
+    if end - at < 57 or at[0] != b'"' or at[56] != b'"' or at[1] != b"0" or at[2] != b"0":
+        return NULL
+    at += 1
+    for i in range(55):
+        if i == 2 or i == 35 or i == 52:
+            if at[i] != b"-":
+                return NULL
+        elif not (b"0" <= at[i] <= b"9" or b"a" <= at[i] <= b"f"):
+            return NULL
+    return at
 
 
 cdef inline bint is_plain_id(const char* p, uint32_t n) noexcept nogil:
@@ -95,9 +121,11 @@ cdef Choice find_way(CallTable table, const Head* h, const char* buf, const Enve
     cdef const Header* name = NULL
     cdef bint typed = False
     cdef bint accepts = False
+    cdef bint traced = False
     cdef CallSession known
-    cdef tuple place
+    cdef tuple place = None
     way.name = NULL
+    way.parent = NULL
     way.target = 0
     way.modern = 0
     if e.kind != KIND_REQUEST or e.escaped or h.has_query or h.framing != FRAMING_LENGTH \
@@ -124,6 +152,8 @@ cdef Choice find_way(CallTable table, const Head* h, const char* buf, const Enve
                     if accepts or not (is_value(buf, f, b"application/json, text/event-stream", 35) or is_value(buf, f, b"*/*", 3)):
                         return None
                     accepts = True
+            elif f.name_len == 11:
+                traced = traced or equals_lower(buf + f.name_off, b"traceparent", 11)
             elif f.name_len == 20:
                 if equals_lower(buf + f.name_off, b"mcp-protocol-version", 20):
                     if version != NULL:
@@ -141,6 +171,11 @@ cdef Choice find_way(CallTable table, const Head* h, const char* buf, const Enve
                     name = f
             elif f.name_len > 10 and equals_lower(buf + f.name_off, b"mcp-param-", 10):
                 return None
+    if e.meta.len and not traced:
+        way.parent = trace_parent(body + e.meta.off, e.meta.len)
+        if way.parent != NULL and (memmem(body + e.meta.off, e.meta.len, b'"tracestate"', 12) != NULL
+                                   or memmem(body + e.meta.off, e.meta.len, b'"baggage"', 9) != NULL):
+            return None
     if not typed or (table.hosts is not None and (not h.flags & F_HOST or buf[h.host_off:h.host_off + h.host_len] not in table.hosts)):
         return None
     if not table.plain:
@@ -154,6 +189,8 @@ cdef Choice find_way(CallTable table, const Head* h, const char* buf, const Enve
             way.name_len = <uint32_t> PyBytes_GET_SIZE(<bytes> place[1])
     if version != NULL and is_value(buf, version, b"2026-07-28", 10):
         # Modern: what the headers mirror must be what the body says, octet for octet.
+        if place is not None and not place[2]:
+            return None
         if method == NULL or method.value_len != e.method.len or memcmp(buf + method.value_off, body + e.method.off, e.method.len) != 0:
             return None
         if rpc == RPC_CALL or rpc == RPC_PROMPT:

@@ -1,6 +1,6 @@
 # One request and its response: match, admit, dispatch, relay, finish. Read exchange.pyx first.
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from agw._fast.accesslog cimport AccessLog
 from agw._fast.arena cimport Slot
@@ -122,7 +122,12 @@ cdef class Exchange(Client):
     cdef size_t kept_head
     cdef const char* own_name       # what Mcp-Name must say upstream; valid during one step
     cdef uint32_t own_name_len
+    cdef const char* trace_parent   # a traceparent that only `_meta` holds; valid during one step
     cdef Buf spliced                # its body with the tool's own name
+    cdef int tool                   # number of the tool's name in the counters; below 1: none
+    cdef int outcome                # what the answer is to the counters (outcome.pxd)
+    cdef int32_t rpc_code           # its JSON-RPC error code, or 0
+    cdef bytes noted                # more fields for the access log, or None
 
     cdef int open(self, int method, int version) except -1
     cdef int begin(self, Head* h, const char* buf) except -1
@@ -142,6 +147,8 @@ cdef class Exchange(Client):
     cdef int client_ended(self) except -1
     cdef int tunnel_over(self) except -1
     cdef int respond(self, Head* h, const char* buf, const char* rest, size_t n) except -1
+    cdef int judge(self, const char* p, size_t n) except -1
+    cdef int look_at(self, const char* p, size_t n, bint whole) except -1
     cdef int relay(self, Out* o, const char* p, size_t n) except -1
     cdef int push(self, Out* o) except -1
     cdef int complete(self, bint clean) except -1

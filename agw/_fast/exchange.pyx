@@ -33,6 +33,7 @@ from agw._fast.http1 cimport (BODY_DATA, BODY_END, BODY_ERROR, F_EVENT_STREAM, F
                               response_head_feed)
 from agw._fast.jsonrpc cimport KIND_BATCH, KIND_REQUEST, KIND_RESPONSE, Envelope, envelope_scan
 from agw._fast.policy cimport Http, Match, Route
+from agw._fast.outcome cimport O_CANCELLED, O_OK, O_TOOL, O_UNKNOWN, outcome_of, outcome_of_code
 from agw._fast.pool cimport FAIL_CONNECT, FAIL_CONNECT_TIMEOUT, FAIL_DNS, FAIL_QUEUE_FULL, FAIL_TLS, Client, Cluster, Upstream
 from agw._fast.reactor cimport SCRATCH_OUT, Reactor, timer_unlink
 from agw._fast.router cimport ByteMap
@@ -50,6 +51,7 @@ cdef enum:
     RPC_RESPONSE = 2
     RPC_GET = 3
     RPC_DELETE = 4
+    RPC_CALL = 10
 
 # Label values of mcp_requests_total: a closed set, because callers choose the method.
 RPC_METHODS = (
@@ -66,6 +68,20 @@ RPC_METHODS = (
 )
 KINDS = ("", "request", "notification", "response", "batch")
 cdef list _rpc_bytes = [name.encode() for name, _ in RPC_METHODS]
+cdef list _kind_bytes = [kind.encode() for _, kind in RPC_METHODS]
+cdef bytes MODERN_FIELDS = b',"mcp.era":"modern","mcp.protocol.version":"2026-07-28"'
+cdef const char* _kind_texts[64]
+
+
+def _fill_texts():
+    cdef bytes kind
+    if len(RPC_METHODS) > 64:
+        raise ImportError("a key of the arena has six bits for a method")
+    for i, kind in enumerate(_kind_bytes):
+        _kind_texts[i] = PyBytes_AS_STRING(kind)
+
+
+_fill_texts()
 METHODS = ("OTHER", "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
 
 
@@ -204,11 +220,15 @@ cdef class Exchange(Client):
         self.rpc = -1
         self.name_kind = 0
         self.service_label = 0xFFFF
-        self.own_name = NULL
+        self.own_name = self.trace_parent = NULL
         self.served = None
         self.session = None
         self.legacy = False
         self.service_target = None
+        self.tool = -1
+        self.outcome = 0
+        self.rpc_code = 0
+        self.noted = None
         self.envelope.kind = 0
         self.method_len = self.path_log_len = self.host_len = self.name_len = self.id_len = self.rpc_len = 0
         self.bind = self.down.bind
@@ -345,6 +365,7 @@ cdef class Exchange(Client):
                 # What is no JSON has no id; guessing one would name a request nobody sent.
                 self.id_len = e.id.len if e.id.len <= 1024 else 0
                 buf_append(&self.meta, body + e.id.off, self.id_len)
+            self.rpc = RPC_OTHER
             self.fail(E_JSON, e.problem, 0, e.code)
             return 1
         if e.kind == KIND_BATCH:
@@ -408,6 +429,7 @@ cdef class Exchange(Client):
         rc.secure = self.down.secure
         rc.name = self.own_name
         rc.name_len = self.own_name_len
+        rc.parent = self.trace_parent
         self.request_chunked = chunked
         if chunked:
             rc.framing = FRAMING_CHUNKED
@@ -421,6 +443,7 @@ cdef class Exchange(Client):
             rc.length = h.content_length if h.content_length > 0 else 0
         if build_request(&o, h, buf, self.choice, self.bind.http, &rc) < 0:
             return self.fail(E_INTERNAL, NULL, 0, 0)
+        self.own_name = self.trace_parent = NULL
         if chunked:
             if n:
                 put_hex(&o, n)
@@ -436,8 +459,6 @@ cdef class Exchange(Client):
         self.down.request_complete = complete
         self.replayable = complete and (h.method == M_GET or h.method == M_HEAD or h.method == M_PUT or h.method == M_DELETE
                                         or h.method == M_OPTIONS) and o.n + n <= MAX_REPLAY and not self.wants_upgrade
-        if self.rpc >= 0:
-            self.ctx.slot.count_mcp(self.route.label, cluster.label, <uint32_t> self.rpc)
         up = cluster.acquire(self, False)
         if up is None:
             self.phase = X_WAIT
@@ -463,10 +484,17 @@ cdef class Exchange(Client):
         self.choice = choice
         self.legacy = way.modern == 0
         self.own_name = NULL
+        self.trace_parent = way.parent
         if found:
             self.session = <CallSession> found[0]
             self.session.used_ns = self.ctx.reactor.now
             self.session.flights[body[e.id.off:e.id.off + e.id.len]] = self
+        if self.rpc == RPC_CALL:
+            if way.name != NULL:
+                self.tool = self.ctx.slot.tool(choice.cluster.label, way.name, way.name_len)
+            else:
+                self.tool = self.ctx.slot.tool(choice.cluster.label, body + e.name.off, e.name.len)
+        self.noted = MODERN_FIELDS if way.modern else self.session.log_fields
         self.kept_head = h.size - h.start
         buf_append(&self.kept, buf + h.start, self.kept_head)
         buf_append(&self.kept, body, n)
@@ -501,6 +529,9 @@ cdef class Exchange(Client):
             self.rhead = NULL
         self.choice = self.served
         self.served = None
+        self.service_label = service.label
+        self.noted = None
+        self.tool = -1
         self.phase = X_SERVICE
         head_init(&h, &lim)
         try:
@@ -540,8 +571,7 @@ cdef class Exchange(Client):
         cdef object service = self.choice.service
         self.down.request_complete = True
         self.phase = X_SERVICE
-        if self.rpc >= 0:
-            self.ctx.slot.count_mcp(self.route.label, service.label, <uint32_t> self.rpc)
+        self.service_label = service.label
         self.call = self.new_call(h, buf, body[:n])
         try:
             service.handle(self.call)
@@ -831,6 +861,8 @@ cdef class Exchange(Client):
             return self.down.begin_tunnel()
         if self.served is not None and not self.relayable(h, buf, rest, n):
             return self.escalate(buf, h.size + n)
+        if self.served is not None:
+            self.look_at(rest, n, h.framing == FRAMING_LENGTH and <int64_t> n >= h.content_length)
         self.status = h.status
         self.event_stream = h.flags & F_EVENT_STREAM
         self.up_keep_alive = h.keep_alive
@@ -850,6 +882,32 @@ cdef class Exchange(Client):
         self.phase = X_RESPONSE
         self.head_sent = True
         return self.relay(&o, rest, n)
+
+    cdef int look_at(self, const char* p, size_t n, bint whole) except -1:
+        # What an answer that is relayed means to the counters; a tool that answers for the first time gets a number.
+        cdef const char* at
+        self.outcome = outcome_of(p, n, whole, self.rpc == RPC_CALL, &self.rpc_code)
+        if self.rpc == RPC_CALL and self.tool < 0 and whole and (self.outcome == O_OK or self.outcome == O_TOOL):
+            at = self.kept.p + self.kept.off + self.kept_head
+            if self.spliced.len:
+                # The name begins where it began, and what follows it is as long as it was.
+                self.tool = self.ctx.slot.learn_tool(
+                    self.choice.cluster.label, self.spliced.p[self.spliced.off + self.envelope.name.off:self.spliced.off + self.spliced.len
+                                                              - (self.kept.len - self.kept_head - self.envelope.name.off - self.envelope.name.len)])
+            else:
+                self.tool = self.ctx.slot.learn_tool(
+                    self.choice.cluster.label, at[self.envelope.name.off:self.envelope.name.off + self.envelope.name.len])
+        if self.outcome == O_UNKNOWN:
+            self.outcome = O_TOOL
+        return 0
+
+    cdef int judge(self, const char* p, size_t n) except -1:
+        # The answer that a service gives.
+        self.rpc_code = 0
+        self.outcome = outcome_of(p, n, True, self.rpc == RPC_CALL, &self.rpc_code)
+        if self.outcome == O_UNKNOWN:
+            self.outcome = O_TOOL
+        return 0
 
     cdef int relay(self, Out* o, const char* p, size_t n) except -1:
         # Body octets from the upstream, behind whatever already is in `o`.
@@ -1029,7 +1087,11 @@ cdef class Exchange(Client):
             return self.finish(True)
         if which == E_CLIENT_GONE:
             self.status = status
+            self.outcome = O_CANCELLED
             return self.finish(True)
+        if self.is_rpc:
+            self.rpc_code = code if code else f.code
+            self.outcome = outcome_of_code(self.rpc_code)
         if which == E_METHOD:
             lines = b"Allow: GET, POST, DELETE\r\n" if self.is_rpc else b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"
         if self.is_rpc:
@@ -1048,6 +1110,7 @@ cdef class Exchange(Client):
         if self.head_sent:
             self.error = failure(E_CLIENT_GONE).text
             self.reason = failure(E_CLIENT_GONE).reason
+            self.outcome = O_CANCELLED
             self.drop_upstream()
             return self.finish(True)
         return self.fail(E_CLIENT_GONE, NULL, 0, 0)
@@ -1072,6 +1135,10 @@ cdef class Exchange(Client):
         slot.observe(slot.row(self.route.label if self.route is not None else self.bind.label,
                               cluster.label if cluster is not None else self.service_label, self.method, <uint32_t> self.status,
                               <uint32_t> self.reason), took, self.response_bytes)
+        if self.rpc >= 0 and (cluster is None or not self.choice.hop or self.error != NULL):
+            # A request that another worker answered is counted there.
+            slot.observe_row(slot.mcp_row(False, self.route.label, cluster.label if cluster is not None else self.service_label, <uint32_t> self.rpc,
+                                          <uint32_t> self.tool if self.tool > 0 else 0, <uint32_t> self.outcome), took)
         if self.ctx.log.enabled:
             r.wall_ns = self.ctx.reactor.wall
             r.duration_ns = took
@@ -1111,6 +1178,15 @@ cdef class Exchange(Client):
             r.name = at
             r.name_len = self.name_len
             r.name_kind = self.name_kind
+            r.resource_type = NULL
+            if self.rpc >= 0:
+                r.resource_type = _kind_texts[self.rpc]
+            r.rpc_code = self.rpc_code
+            r.tool_failed = self.outcome == O_TOOL
+            r.noted_len = 0
+            if self.noted is not None:
+                r.noted = PyBytes_AS_STRING(self.noted)
+                r.noted_len = <uint32_t> PyBytes_GET_SIZE(self.noted)
             r.version = self.client_version
             r.status = self.status
             r.retries = self.retries
@@ -1135,6 +1211,7 @@ cdef class Exchange(Client):
         buf_clear(&self.kept)
         buf_clear(&self.spliced)
         self.served = None
+        self.noted = None
         if self.rhead != NULL:
             head_free(self.rhead)
             free(self.rhead)

@@ -68,6 +68,7 @@ ctypedef struct RequestContext:
     bint secure                 # the client speaks TLS
     const char* name            # value of Mcp-Name, or NULL: as the client sent it
     uint32_t name_len
+    const char* parent          # a traceparent (55 octets) to add, or NULL
 
 cdef bint is_hop_field(const char* name, uint32_t n) noexcept nogil
 cdef int build_request(Out* o, const Head* h, const char* buf, Choice choice, Http http,

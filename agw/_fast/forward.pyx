@@ -300,6 +300,10 @@ cdef int build_request(Out* o, const Head* h, const char* buf, Choice choice, Ht
         put_(o, b"Mcp-Name: ", 10)
         put_(o, ctx.name, ctx.name_len)
         put_(o, b"\r\n", 2)
+    if ctx.parent != NULL and (edits is None or not edits.drops(b"traceparent", 11)):
+        put_(o, b"traceparent: ", 13)
+        put_(o, ctx.parent, 55)
+        put_(o, b"\r\n", 2)
     if choice.hop:
         put_(o, b"agw-hop: 2\r\nagw-peer: " if ctx.secure else b"agw-hop: 1\r\nagw-peer: ", 22)
         put_(o, ctx.peer, ctx.peer_len)

@@ -45,3 +45,9 @@ def locate(text: bytes, max_depth: int = 64) -> Envelope:
     Units:  `max_depth` in containers open at once; values above 64 mean 64.
     Errors: EnvelopeError, also for texts over 2 GiB.
     """
+
+def spans(text: bytes) -> tuple[int, int, int, int]:
+    """Offset and length of `params` and of the object `params._meta` in one message; length 0: there is none.
+
+    Errors: EnvelopeError.
+    """

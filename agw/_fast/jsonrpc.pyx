@@ -387,3 +387,10 @@ def locate(bytes text not None, int max_depth=64):
         "name": text[e.name.off:e.name.off + e.name.len] if e.name.off else None,
         "uri": text[e.uri.off:e.uri.off + e.uri.len] if e.uri.off else None,
     }
+
+
+def spans(bytes text not None):
+    cdef Envelope e
+    if PyBytes_GET_SIZE(text) > 0x7FFFFFFF or envelope_scan(PyBytes_AS_STRING(text), <uint32_t> PyBytes_GET_SIZE(text), &e, 64) < 0:
+        raise EnvelopeError(-32600, "not a message")
+    return e.params.off, e.params.len, e.meta.off, e.meta.len

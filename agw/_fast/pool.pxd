@@ -55,6 +55,7 @@ cdef class Cluster:
     cdef Reactor reactor
     cdef readonly list endpoints        # (family, sockaddr octets, text)
     cdef readonly bint resolved
+    cdef readonly bint down             # the last attempt to connect failed
     cdef uint32_t next_endpoint
     cdef list idle                      # LIFO
     cdef object waiters                 # deque of Client

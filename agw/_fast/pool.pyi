@@ -64,6 +64,10 @@ class Cluster:
         """Has `set_endpoints` been called? Before that, clients wait."""
 
     @property
+    def down(self) -> bool:
+        """Did the last attempt to connect fail?"""
+
+    @property
     def connections(self) -> int:
         """Connections in any state, those being made included."""
 

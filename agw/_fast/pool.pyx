@@ -351,6 +351,7 @@ cdef class Cluster:
     def none_to_be_had(self, int why):
         # One waiter hears of one failed attempt, so a burst of failures is not a burst of retries.
         cdef Client client
+        self.down = True
         if self.waiters:
             client = <Client> self.waiters.popleft()
             client.waiting = False
@@ -370,6 +371,7 @@ cdef class Cluster:
     cdef int connected(self, Upstream up) except -1:
         cdef Client client
         self.connecting -= 1
+        self.down = False
         self.reactor.slot.gauges[G_UPSTREAM_CONNECTS] += 1
         if not self.waiters:
             return self.release(up)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from agw.mcp import errors, message, revisions
+from agw.mcp import errors, message, observe, revisions
 from agw.mcp.federation.drain import BY_METHOD
 from agw.mcp.headers import for_target
 from agw.mcp.message import Members
@@ -50,6 +50,8 @@ class Conversation(ABC):
     """One legacy session, or one modern request."""
 
     era: revisions.Era
+    names_for_all = False
+    """Has the tool called no arguments that a modern caller would have to mirror in headers?"""
 
     def __init__(self, view: View, hello: Hello, principal: bytes) -> None:
         self.view = view
@@ -75,7 +77,7 @@ class Conversation(ABC):
             raise errors.method_not_found(method)
         if rule.route == "all":
             if method in BY_METHOD:
-                return await view.listing(self, BY_METHOD[method].name, params, ident, sink)
+                return await view.listing(self, BY_METHOD[method].name, params, ident, sink, headers)
             return await self._merged_tasks(method, params, ident)
         parts = message.members(params)
         if rule.route == "ref":
@@ -86,7 +88,7 @@ class Conversation(ABC):
             raise errors.RpcError(errors.INVALID_PARAMS, f"params.{key} must be a string", status=400)
         if rule.route == "tool":
             target, inner = await view.tool(self, name)
-            view.service.ways.learn_tool(name, target, inner)
+            view.service.ways.learn_tool(view, name, target, inner, modern=self.names_for_all)
         elif rule.route == "prompt":
             target, inner = await view.prompt(self, name)
         elif rule.route == "task":
@@ -96,9 +98,22 @@ class Conversation(ABC):
         if inner != name:
             parts[key] = message.raw(inner)
             params = message.encode(parts)
-        return await self._ask(target, method, params, ident, sink, headers)
+        if rule.route != "tool":
+            return await self._ask(target, method, params, ident, sink, headers)
+        try:
+            return await self._ask(target, method, params, ident, sink, headers, inner)
+        except errors.TargetError:
+            seen = observe.current()
+            if seen is not None and view.lists(self, "tools", name):
+                seen.exists()
+            raise
 
-    async def _ask(self, target: Target, method: str, params: bytes | None, ident: bytes, sink: Sink | None, headers: Headers) -> bytes:
+    async def _ask(
+        self, target: Target, method: str, params: bytes | None, ident: bytes, sink: Sink | None, headers: Headers, tool: str | None = None
+    ) -> bytes:
+        seen = observe.current()
+        if seen is not None:
+            seen.routed(target, tool)
         peer = await self.peer(target)
         needed = CAPABILITY.get(method)
         if needed is not None and needed not in peer.capabilities and not self.view.is_plain and not _may_anyway(needed, peer):
@@ -110,6 +125,8 @@ class Conversation(ABC):
         except errors.TargetError as error:
             raise errors.TargetError(self.view.outward_error(target, error.raw()), status=error.status) from None
         self.went(target, peer)
+        if seen is not None:
+            seen.answered(raw)
         return self.view.outward(target, method, raw)
 
     @abstractmethod

@@ -33,7 +33,10 @@ _edits: dict[frozenset[bytes], HeaderEdits] = {
     for kept_back in (frozenset(), frozenset({b"cookie"}), frozenset({b"authorization"}), frozenset({b"authorization", b"cookie"}))
 }
 """Shared by all sessions: only the lines differ."""
-_answer = HeaderEdits(("mcp-session-id",), [], [])
+_answer = HeaderEdits((
+    "mcp-session-id", "set-cookie", "www-authenticate", "access-control-allow-origin", "access-control-allow-credentials",
+    "access-control-expose-headers", "alt-svc", "strict-transport-security", "clear-site-data"), [], [])
+"""What a target says of itself as an origin; answers of the service have none of it either."""
 
 
 def passing(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
@@ -48,8 +51,11 @@ def withheld(target: Target, *, pipe: bool) -> frozenset[bytes]:
 
 
 def for_target(target: Target, headers: Headers, *, pipe: bool) -> Headers:
-    """What `passing` left, without the credentials this target does not get."""
+    """What `passing` left, without the credentials this target does not get, and without what the plan sets or removes."""
     kept_back = withheld(target, pipe=pipe)
+    if target.plan.headers is not None:
+        ops = target.plan.headers
+        kept_back |= {name.lower().encode() for name in (*ops.remove, *(name for name, _ in ops.set))}
     return [(name, value) for name, value in headers if name not in kept_back]
 
 

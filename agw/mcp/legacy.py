@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from agw._fast.call import Call
 from agw._fast.jsonrpc import EnvelopeError, locate
-from agw.mcp import errors, message
+from agw.mcp import errors, message, observe
 from agw.mcp.legacy_session import MAX_IN_FLIGHT, Flight, LegacySession, PartFlight, open_ear
 from agw.mcp.message import Message
 from agw.mcp.peer import Hello
@@ -58,6 +58,7 @@ class LegacyFront:
         if session is None:
             return
         session.last_used = time.monotonic()
+        call.note_fields(session.log_fields)
         if note is None:
             self._batch(call, session, json, events)
         elif note.kind == "request":
@@ -106,7 +107,9 @@ class LegacyFront:
         return self.service.serve(call, work, answer, ident, legacy=True)
 
     async def _initialize(self, view: View, note: Message, call: Call, answer: Answer) -> None:
-        session, result = await self.service.sessions.open(view, hello_of(note), self.service.principal(call))
+        hello = hello_of(note)
+        session, result = await self.service.sessions.open(view, hello, self.service.principal(call))
+        call.note_fields(observe.session_fields(b"", hello.version) if session is None else session.log_fields)
         ident = note.ident or b"null"
         lines = b"" if session is None else b"Mcp-Session-Id: " + session.token + b"\r\n"
         answer.finish(message.result(ident, result), lines=lines)
@@ -174,6 +177,7 @@ class LegacyFront:
         if session is None:
             return
         session.last_used = time.monotonic()
+        call.note_fields(session.log_fields)
         last = call.header(b"last-event-id")
         prime = session.hello.version >= PRIMED_SINCE
         if last:
@@ -197,6 +201,7 @@ class LegacyFront:
         session = self.service.session_of(call, view)
         if session is None:
             return
+        call.note_fields(session.log_fields)
         # Before the answer: the client's next request may be here sooner than the task.
         self.service.sessions.forget(session)
         self.service.spawn(session.close())

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import orjson
 
-from agw.mcp import errors, message
+from agw.mcp import errors, message, observe
 from agw.mcp.bridge import rounds
 from agw.mcp.conversation import AnyPeer, Conversation
 from agw.mcp.message import Message
@@ -121,6 +121,11 @@ class LegacySession(Conversation):
         self._opening: dict[str, asyncio.Lock] = {}
         self._resumable = dict(state.upstream)
 
+    @property
+    def log_fields(self) -> bytes:
+        """What the access log says of its requests."""
+        return observe.session_fields(self.state.uuid, self.hello.version)
+
     # ------------------------------------------------------------------------------------------ targets
 
     async def peer(self, target: Target) -> AnyPeer:
@@ -210,6 +215,8 @@ class LegacySession(Conversation):
         """A request of the client is over. Its id may be under way anew by now."""
         if self.flights.get(ident) is flight:
             del self.flights[ident]
+            if not self.flights:
+                self.flights = {}  # one that was filled keeps its size, and sessions are many
         drop_begun(flight)
 
     # ------------------------------------------------------------------------------------------ what survives
@@ -230,6 +237,9 @@ class LegacySession(Conversation):
     def rest(self) -> None:
         """Let go of everything but the upstream sessions themselves."""
         self.over = True
+        for _, peer in self.legacy_peers():
+            # Counted again when the session wakes.
+            peer.is_open = False
         self.peers.clear()
 
     def recall(self, raw: bytes | None) -> None:

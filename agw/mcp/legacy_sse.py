@@ -15,13 +15,16 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 
 import msgspec
 
+from agw._fast.arena import Slot
 from agw._fast.call import Call
-from agw.mcp import errors, message
+from agw._fast.outcome import CANCELLED, classify
+from agw.mcp import errors, message, observe
 from agw.mcp.legacy import answer_at_once, hello_of
 from agw.mcp.legacy_session import MAX_IN_FLIGHT, Flight, LegacySession, open_ear
 from agw.mcp.message import Message
@@ -46,11 +49,21 @@ class _Address(msgspec.Struct, array_like=True, frozen=True):
 class ChannelAnswer:
     """The answer to one POST: on the stream, whatever it is. The same methods as `streams.Answer`."""
 
-    def __init__(self, call: Call, stream: EventStream) -> None:
+    def __init__(self, call: Call, stream: EventStream, slot: Slot, label: int) -> None:
         self.call = call
         self.stream = stream
         self.done = False
         self.since = float("inf")
+        self._slot = slot
+        self._label = label
+        self._began = time.perf_counter_ns()
+        # The POST is over long before the request is: it is counted here.
+        call.not_counted()
+
+    def _count(self, outcome: int) -> None:
+        seen = observe.current()
+        label, tool = (self._label, 0) if seen is None else (seen.label, seen.tool)
+        self._slot.observe_mcp(self.call.route, label, max(0, self.call.number), tool, outcome, time.perf_counter_ns() - self._began)
 
     def begin(self, retry_ms: int | None = None) -> EventStream | None:
         """It is a stream already."""
@@ -67,11 +80,14 @@ class ChannelAnswer:
         """The response."""
         if not self.done:
             self.done = True
+            self._count(classify(raw, self.call.rpc == b"tools/call")[0])
             self.stream.send(raw)
 
     def drop(self) -> None:
         """No response."""
-        self.done = True
+        if not self.done:
+            self.done = True
+            self._count(CANCELLED)
 
     def keep_alive(self) -> None:
         """The stream is kept alive as a whole."""
@@ -109,10 +125,12 @@ class SseFront:
         call.write(b"event: endpoint\ndata: %b?sessionId=%b\n\n" % (call.path, token))
         call.on_close = lambda: self._lost(channel)
         call.forget()
+        if not call.open:
+            self._lost(channel)
 
     def _lost(self, channel: Channel) -> None:
         self.channels.pop(channel.ident, None)
-        channel.stream.call = None
+        channel.stream.lost()
         channel.stream.close()
         if channel.session is not None:
             self.service.spawn(channel.session.close())
@@ -129,8 +147,13 @@ class SseFront:
         if call.kind == "batch":
             raise errors.RpcError(errors.INVALID_REQUEST, "batches exist in protocol version 2025-03-26 only", status=400, always=True)
         note = message.parse(call.body)
+        service = self.service
+        answer = ChannelAnswer(call, channel.stream, service.host.context.slot, service.endpoint.label) if note.kind == "request" else None
         call.reply(202, b"text/plain; charset=utf-8", b"Accepted")
-        self._take(call, channel, note)
+        if answer is None:
+            self._told(channel, note)
+        else:
+            self._take(call, channel, note, answer)
 
     def _find(self, call: Call, token: str) -> Channel | None:
         service = self.service
@@ -147,10 +170,18 @@ class SseFront:
                 return found
         raise errors.unknown_session()
 
-    def _take(self, call: Call, channel: Channel, note: Message) -> None:
-        answer = ChannelAnswer(call, channel.stream)
+    def _told(self, channel: Channel, note: Message) -> None:
         session = channel.session
-        if note.kind == "request" and note.method == "initialize":
+        if session is None:
+            return
+        if note.kind == "response":
+            session.answered(note.raw, note.ident or b"null")
+        else:
+            self.service.spawn(session.notified(note))
+
+    def _take(self, call: Call, channel: Channel, note: Message, answer: ChannelAnswer) -> None:
+        session = channel.session
+        if note.method == "initialize":
             if session is not None or channel.opening:
                 answer.finish(message.failure(note.ident, errors.RpcError(errors.INVALID_REQUEST, "already initialized").raw()))
                 return
@@ -158,17 +189,11 @@ class SseFront:
             self.service.serve(call, self._initialize(channel, note, answer, call), answer, note.ident, legacy=True)
             return
         if session is None:
-            if note.kind == "request":
-                result = b"{}" if note.method == "ping" else None
-                refusal = errors.RpcError(errors.INVALID_REQUEST, "initialize comes first")
-                answer.finish(message.result(note.ident or b"null", result) if result else message.failure(note.ident, refusal.raw()))
+            result = b"{}" if note.method == "ping" else None
+            refusal = errors.RpcError(errors.INVALID_REQUEST, "initialize comes first")
+            answer.finish(message.result(note.ident or b"null", result) if result else message.failure(note.ident, refusal.raw()))
             return
-        if note.kind == "response":
-            session.answered(note.raw, note.ident or b"null")
-        elif note.kind == "notification":
-            self.service.spawn(session.notified(note))
-        else:
-            self._request(call, session, note, answer)
+        self._request(call, session, note, answer)
 
     def _request(self, call: Call, session: LegacySession, note: Message, answer: ChannelAnswer) -> None:
         ident = note.ident or b"null"

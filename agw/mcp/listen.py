@@ -36,6 +36,7 @@ from agw.mcp.transports.origin import Stream
 if TYPE_CHECKING:
     from agw.mcp.modern import ModernRequest
     from agw.mcp.service import McpService
+    from agw.mcp.view import View
 
 log = logging.getLogger(__name__)
 
@@ -109,8 +110,9 @@ class Listener:
         self.acknowledged = False
         self._early: list[Message] = []
         self._left = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
-        self._peers: list[LegacyPeer] = []
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._peers: dict[str, LegacyPeer] = {}
+        self._opening: dict[str, asyncio.Task[None]] = {}
         self._known: dict[str, protocol.Filter] = {}
 
     def leave(self) -> None:
@@ -150,9 +152,10 @@ class Listener:
             raise errors.RpcError(errors.INVALID_REQUEST, "subscriptions/listen answers with text/event-stream", status=406, always=True)
         own = self._own()
         parts = await self._split()
-        opening = [asyncio.get_running_loop().create_task(self._open(target, part)) for target, part in parts]
-        if opening:
-            await asyncio.wait(opening, timeout=ACK_S)
+        for target, part in parts:
+            self._opening[target.name] = asyncio.get_running_loop().create_task(self._open(target, part))
+        if self._opening:
+            await asyncio.wait(self._opening.values(), timeout=ACK_S)
         self.accepted = protocol.union([own, *self._known.values()])
         self.answer.send(protocol.acknowledged(self.accepted, self.ident))
         self.acknowledged = True
@@ -160,14 +163,33 @@ class Listener:
             self.hear(note)
         self._early.clear()
         try:
-            await asyncio.gather(*opening)
             await self._left.wait()
             self.answer.finish(message.result(self.ident, protocol.final_result(self.ident)))
         finally:
-            for task in [*opening, *self._tasks]:
+            for name in {*self._opening, *self._tasks, *self._peers}:
+                self._drop(name)
+
+    def follow(self, view: View) -> None:
+        """After a reload: targets that are gone are left, new ones are listened to. What was acknowledged stays."""
+        before = {target.name: target for target in self.view.targets}
+        self.view = self.request.view = view
+        after = {target.name: target for target in view.targets}
+        for name, target in before.items():
+            if after.get(name) is not target:
+                self._drop(name)
+        for name, target in after.items():
+            if before.get(name) is not target:
+                wanted = self.wanted._replace(uris=(), tasks=())
+                self._opening[name] = asyncio.get_running_loop().create_task(self._open(target, wanted))
+
+    def _drop(self, name: str) -> None:
+        for tasks in (self._opening, self._tasks):
+            task = tasks.pop(name, None)
+            if task is not None:
                 task.cancel()
-            for peer in self._peers:
-                self.service.spawn(peer.close())
+        peer = self._peers.pop(name, None)
+        if peer is not None:
+            self.service.spawn(peer.close())
 
     def _own(self) -> protocol.Filter:
         """What the gateway itself tells of: its lists, when it may change them."""
@@ -205,7 +227,7 @@ class Listener:
                 if any(accepted):
                     self._learned(target, accepted)
                     up = Upstream(peer, self.request.hello, accepted, lambda note: self._from(target, note), self._missed)
-                    self._tasks.append(asyncio.get_running_loop().create_task(up.run()))
+                    self._tasks[target.name] = asyncio.get_running_loop().create_task(up.run())
             else:
                 await self._open_legacy(target, wanted)
         except (errors.RpcError, TransportError) as error:
@@ -217,7 +239,7 @@ class Listener:
         peer = LegacyPeer(target, Hello(revisions.NEWEST_LEGACY, message.encode(declared), hello.client_info))
         peer.on_stray = lambda _, note: self._from(target, note) if note.kind == "notification" else None
         peer.on_reopen = lambda _: self._missed()
-        self._peers.append(peer)
+        self._peers[target.name] = peer
         await peer.open()
         accepted = protocol.honoured(wanted, peer.capabilities)
         if not any(accepted):

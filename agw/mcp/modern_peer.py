@@ -19,7 +19,7 @@ import time
 import msgspec
 import orjson
 
-from agw.mcp import errors, message, revisions
+from agw.mcp import errors, message, revisions, trace
 from agw.mcp.bridge.requests import Envelope, with_envelope
 from agw.mcp.message import Members, Message, MessageError
 from agw.mcp.param_headers import encode_value
@@ -92,17 +92,19 @@ class ModernPeer:
             name = message.text(message.members(params).get(known.name))
             if name is not None:
                 lines.append((b"mcp-name", encode_value(name)))
-        lines.extend(headers)
         wait = timeout_s if timeout_s is not None else self.target.timeout_s(method)
         on_message = (lambda raw: self._related(flight, raw)) if sink is not None else None
         done = False
         try:
             begun = take_begun(sink)
-            text = message.request(flight.ident, method, params)
-            if begun is not None and isinstance(self.transport, HttpTransport):
-                reply = await self.transport.request(text, flight.ident, headers=lines, on_message=on_message, timeout_s=wait, begun=begun)
-            else:
-                reply = await self.transport.request(text, flight.ident, headers=lines, on_message=on_message, timeout_s=wait)
+            text, more = trace.carried(message.request(flight.ident, method, params), headers, channel=self.target.is_channel)
+            lines.extend(more)
+            with self.target.timing(method) as timing:
+                if begun is not None and isinstance(self.transport, HttpTransport):
+                    reply = await self.transport.request(text, flight.ident, headers=lines, on_message=on_message, timeout_s=wait, begun=begun)
+                else:
+                    reply = await self.transport.request(text, flight.ident, headers=lines, on_message=on_message, timeout_s=wait)
+                timing.reply = reply.message
             done = True
         except TransportError as error:
             done = error.kind != "timeout"

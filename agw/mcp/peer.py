@@ -24,7 +24,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 import orjson
 
-from agw.mcp import errors, message, revisions
+from agw.mcp import errors, message, revisions, trace
 from agw.mcp.bridge import errors as bridge_errors
 from agw.mcp.message import Members, Message, MessageError
 from agw.mcp.target import Target, header_lines
@@ -101,9 +101,10 @@ class LegacyPeer:
         self.subscriptions: dict[bytes, None] = {}  # an empty set would be three times as large
         self.on_stray: Callable[[LegacyPeer, Message], None] = lambda peer, note: None
         self.on_reopen: Callable[[LegacyPeer], None] = lambda peer: None
-        self.is_open = False
+        self._open = False
         self.may_reopen = True
         self.listening = False
+        self._ended = False
         self.flights: dict[bytes, Flight] = {}
         self._ids = itertools.count(1)
         self._opening: asyncio.Future[None] | None = None
@@ -112,6 +113,22 @@ class LegacyPeer:
         self.transport.on_down = self._down
 
     # ------------------------------------------------------------------------------------------ session
+
+    @property
+    def is_open(self) -> bool:
+        """Is there a session with the target?"""
+        return self._open
+
+    @is_open.setter
+    def is_open(self, value: bool) -> None:
+        # One place, because the target counts its sessions. A replica's session is counted where its home is.
+        if value != self._open:
+            self._open = value
+            step = (1 if value else -1) if self.may_reopen else 0
+            if self.shared:
+                self.target.sessions_pooled += step
+            else:
+                self.target.sessions_owned += step
 
     def resume(self, sid: bytes | None, version: str) -> None:
         """Go on with a session that was opened elsewhere (another worker, an earlier life)."""
@@ -143,8 +160,10 @@ class LegacyPeer:
             orjson.dumps(self.hello.version), self.hello.capabilities, self.hello.client_info)
         ident = b'"agw-initialize"'
         self.sid = None
-        reply = await self.transport.request(
-            message.request(ident, "initialize", params), ident, headers=self._headers(False), timeout_s=self.target.timeout_s("initialize"))
+        with self.target.timing("initialize") as timing:
+            reply = await self.transport.request(
+                message.request(ident, "initialize", params), ident, headers=self._headers(False), timeout_s=self.target.timeout_s("initialize"))
+            timing.reply = reply.message
         answer = message.parse(reply.message)
         raw_error = answer.error
         if raw_error is not None:
@@ -202,8 +221,9 @@ class LegacyPeer:
         self.flights[flight.ident] = flight
         flight.wait = wait
         try:
+            text, headers = trace.carried(message.request(flight.ident, method, params), headers, channel=self.target.is_channel)
             async with asyncio.timeout(wait) as flight.patience:
-                reply = await self._carry(method, message.request(flight.ident, method, params), flight, headers)
+                reply = await self._carry(text, flight, headers)
         except TimeoutError:
             await self.cancel(flight.ident)
             raise self.target.failed(TransportError("timeout", "no answer in time")) from None
@@ -215,15 +235,21 @@ class LegacyPeer:
             raise errors.target_down(self.target.name, "its answer was not valid") from None
         finally:
             self.flights.pop(flight.ident, None)
+            if not self.flights:
+                self.flights = {}  # one that was filled keeps its size, and peers are many
         if sink is not None and is_stream(reply):
             sink.streamed()
         return outcome(reply)
 
-    async def _carry(self, method: str, text: bytes, flight: Flight, headers: Headers) -> Reply:
+    async def _carry(self, text: bytes, flight: Flight, headers: Headers) -> Reply:
         on_message = (lambda raw: self._related(flight, raw)) if flight.sink is not None else None
         on_gap = flight.sink.gap if flight.sink is not None else None
         for attempt in (1, 2):
-            await self.open()
+            if self._ended:
+                self._ended = False
+                await self._reopen()
+            else:
+                await self.open()
             had = self.sid
             try:
                 reply = await self._attempt(text, flight, self._headers(more=headers), on_message, on_gap)
@@ -243,10 +269,14 @@ class LegacyPeer:
         self, text: bytes, flight: Flight, headers: Headers, on_message: OnMessage | None, on_gap: Callable[[int | None], None] | None
     ) -> Reply:
         begun = take_begun(flight.sink)
-        if begun is not None and isinstance(self.transport, HttpTransport):
-            return await self.transport.request(
-                text, flight.ident, headers=headers, on_message=on_message, on_gap=on_gap, timeout_s=LONGEST_S, begun=begun)
-        return await self.transport.request(text, flight.ident, headers=headers, on_message=on_message, on_gap=on_gap, timeout_s=LONGEST_S)
+        with self.target.timing(flight.method, flight.patience) as timing:
+            if begun is not None and isinstance(self.transport, HttpTransport):
+                reply = await self.transport.request(
+                    text, flight.ident, headers=headers, on_message=on_message, on_gap=on_gap, timeout_s=LONGEST_S, begun=begun)
+            else:
+                reply = await self.transport.request(text, flight.ident, headers=headers, on_message=on_message, on_gap=on_gap, timeout_s=LONGEST_S)
+            timing.reply = reply.message
+        return reply
 
     def _session_lost(self, status: int, had: bytes | None, error: TransportError | None) -> bool:
         """Was the request refused, unprocessed, because the session is gone? Only then may it be sent again."""
@@ -375,6 +405,8 @@ class LegacyPeer:
 
     def _down(self, reason: str) -> None:
         if self.target.is_channel:
+            # What was set up in it went with it.
+            self._ended = self._ended or self.is_open
             self.is_open = False
             self.sid = None
         self.listening = False

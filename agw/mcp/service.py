@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from agw._fast.call import Call
 from agw._fast.exchange import Context
 from agw._fast.policy import Choice
-from agw.mcp import errors, ladder, message, revisions
+from agw.mcp import errors, ladder, message, observe, revisions
 from agw.mcp.farm import Farm
 from agw.mcp.headers import passing
 from agw.mcp.legacy import SESSION_HEADER, LegacyFront
@@ -102,6 +102,8 @@ class McpService:
         self.farm = Farm(endpoint, self.host, previous)
         self.view = View(self, endpoint, self.farm)
         self.virtual = {plan.name.encode(): View(self, endpoint, self.farm, plan, self.view) for plan in endpoint.plan.virtual_servers}
+        only = self.farm.targets[0] if self.view.is_plain else None
+        self._only = None if only is None else (only.label, only.name.encode())
         self.ways = Ways(self.view, any(guard.active for guard in self._guards.values()))
 
     def reconfigure(self, endpoint: McpEndpoint) -> None:
@@ -125,6 +127,13 @@ class McpService:
             self.ways.open(session)
             for name in [name for name, peer in session.peers.items() if names.get(name) is not peer.target]:
                 self.spawn(session.drop_peer(name))
+        for listener in list(self.listeners):
+            virtual = listener.view.virtual
+            view = self.view if virtual is None else self.virtual.get(virtual.name.encode())
+            if view is None:
+                listener.leave()
+            else:
+                listener.follow(view)
         self.spawn(before.close())
         self.spawn(old.catalogue.close())
         for kind in ("tools", "prompts", "resources"):
@@ -157,6 +166,8 @@ class McpService:
         return begun
 
     def _judge(self, call: Call) -> None:
+        if self._only is not None:
+            call.note(*self._only)
         hosts = call.values(b"host")
         guard = self._guard(call)
         refused = guard.check(hosts, call.values(b"origin"))
@@ -248,6 +259,8 @@ class McpService:
         return task
 
     async def _served(self, call: Call, work: Coroutine[Any, Any, None], answer: Reporter, ident: bytes | None, legacy: bool) -> None:
+        label = self.endpoint.label if self._only is None else self._only[0]
+        observe.begin(observe.Observation(call, self.host.context.slot, label))
         try:
             await work
         except errors.RpcError as error:
@@ -301,7 +314,7 @@ class McpService:
     def _send_home(self, call: Call, answer: Reporter, ident: bytes | None) -> None:
         token = call.header(SESSION_HEADER) or b""
         replica = self.sessions.drop_replica(token)
-        way = None if replica is None else self.host.hop(call, replica.state.slot)
+        way = None if replica is None else self.host.hop(call, self.sessions.home(replica.state))
         if way is None or call.started:
             answer.finish(_failure(ident, errors.target_down("", "its session was lost")))
         else:

@@ -45,7 +45,7 @@ STRIDE = 32
 SPREAD_S = 4.0
 """Time over which a walk over all sessions is spread: all at once would hold up calls when they are many."""
 FEW = 4000
-"""Fewer sessions than this are not looked at more slowly."""
+"""With fewer sessions the pauses are not longer than with so many."""
 MAX_HELLOS = 1024
 
 
@@ -139,9 +139,10 @@ class SessionTable:
         state = SessionState.unpack(host.ring, token, principal, view.name, int(time.time()))
         if state is None:
             raise errors.unknown_session()
+        home = self.home(state)
+        if home != host.index and not call.hopped:
+            return self._away(call, view, token, state, home, principal, begun)
         if state.instance == host.instance:
-            if state.slot != host.index and not call.hopped:
-                return self._away(call, view, token, state, principal, begun)
             sleeper = self.asleep.pop(state.uuid, None)
             if sleeper is not None:
                 return self._wake(view, token, state, principal, sleeper.memo)
@@ -159,7 +160,14 @@ class SessionTable:
         self.service.ways.open(session)
         return session
 
-    def _away(self, call: Call, view: View, token: bytes, state: SessionState, principal: bytes, begun: bool) -> LegacySession | None:
+    def home(self, state: SessionState) -> int:
+        """The slot of the worker a session belongs to. One from another host or life belongs to whom its name points."""
+        host = self.service.host
+        return state.slot if state.instance == host.instance else state.uuid[0] % host.workers
+
+    def _away(
+        self, call: Call, view: View, token: bytes, state: SessionState, home: int, principal: bytes, begun: bool
+    ) -> LegacySession | None:
         """A session whose home is another worker: what only its home can do goes there, calls go from here."""
         host = self.service.host
         # Answers of the client to what a target asked through this worker name it.
@@ -169,7 +177,7 @@ class SessionTable:
             if found is None:
                 raise errors.unknown_session()
             return found
-        way = host.hop(call, state.slot)
+        way = host.hop(call, home)
         if way is None:
             raise errors.unknown_session()
         if state.capabilities is not None and token not in self.replicas and len(self.replicas) < self.service.endpoint.plan.max_sessions:

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from agw._fast.call import Call
+from agw.mcp import observe
 from agw.mcp.message import one_line
 from agw.mcp.replay import ReplayStream, message_frame, priming_frame, retry_frame
 
@@ -29,6 +30,9 @@ KEEP_ALIVE_S = 15.0
 class EventStream:
     """A stream of messages to one caller. `memory` None: nothing is kept and events have no ids (modern, 2024-11-05)."""
 
+    open_now: ClassVar[int] = 0
+    """Streams of this process that have a connection."""
+
     def __init__(self, memory: ReplayStream | None = None) -> None:
         self.memory = memory
         self.call: Call | None = None
@@ -40,11 +44,16 @@ class EventStream:
         """Send on this connection from now on; an older one is ended. `after`: the event the caller saw last."""
         self._end()
         self.call = call
+        EventStream.open_now += 1
         # Who waits for the caller to leave (a modern request: leaving is cancelling) goes on doing so.
         self._leave = call.on_close
         self._said_at = time.monotonic()
         call.on_close = self._lost
         call.start(200, STREAM_LINES)
+        if not call.open:
+            # It left before: there is nobody who would tell us.
+            self.lost()
+            return
         if prime and self.memory is not None:
             call.write(priming_frame(after or self.memory.last_id, retry_ms))
         else:
@@ -97,13 +106,20 @@ class EventStream:
         self._end()
 
     def _end(self) -> None:
-        call, self.call = self.call, None
+        call = self.call
         if call is not None:
+            self.lost()
             call.on_close = None
             call.end()
 
+    def lost(self) -> None:
+        """The connection is no longer there."""
+        if self.call is not None:
+            self.call = None
+            EventStream.open_now -= 1
+
     def _lost(self) -> None:
-        self.call = None
+        self.lost()
         if self._leave is not None:
             self._leave()
 
@@ -164,14 +180,19 @@ class Answer:
         if self.done:
             return
         self.done = True
+        seen = observe.current()
+        if seen is not None:
+            seen.conclude()
         if self.on_end is not None:
             self.on_end()
         if self.stream is not None:
+            self.call.note_answer(raw)
             self.stream.send(raw)
             self.stream.close()
         elif self.json or status != 200 or not self.events:
             self.call.reply(status, b"application/json", raw, lines)
         else:
+            self.call.note_answer(raw)
             self.done = False
             self.send(raw)
             self.done = True

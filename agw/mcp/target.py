@@ -14,11 +14,13 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from agw._fast.arena import Slot
 from agw._fast.exchange import Context
 from agw._fast.fetch import Fetch
 from agw._fast.pool import Cluster
 from agw.mcp import errors
 from agw.mcp.message import Members, members
+from agw.mcp.observe import Timing
 from agw.mcp.revisions import Era
 from agw.mcp.transport import Transport, TransportError
 from agw.mcp.transports.http import HttpTransport
@@ -60,6 +62,12 @@ class Target:
         self._make: Callable[[], Transport] | None = None
         self._greetings: dict[bytes, tuple[Members, Members]] = {}
         self.probing = asyncio.Lock()
+        self.slot: Slot | None = None
+        self.sessions_owned = 0
+        """Sessions with it now, those of one client's session."""
+        self.sessions_pooled = 0
+        """And those that clients without a session share."""
+        self._told = (0, 0, 0)
         if plan.era != "auto":
             self.speaks = {"legacy": plan.era == "legacy", "modern": plan.era == "modern"}
 
@@ -71,6 +79,7 @@ class Target:
     def attach(self, host: Host) -> None:
         """Ready to make transports; called once in the worker."""
         plan = self.plan
+        self.slot = host.context.slot
         if plan.kind == "stdio":
             assert plan.stdio is not None
             process = plan.stdio
@@ -130,6 +139,33 @@ class Target:
     def children(self) -> int:
         """Processes running for this target in this worker."""
         return self._children.running if self._children is not None else 0
+
+    def take_children(self) -> tuple[int, int, int]:
+        """Processes started, started anew, and not startable since this was asked last."""
+        limit = self._children
+        if limit is None:
+            return 0, 0, 0
+        before = self._told
+        self._told = limit.spawned_total, limit.restarts_total, limit.failed_total
+        return self._told[0] - before[0], self._told[1] - before[1], self._told[2] - before[2]
+
+    # ---------------------------------------------------------------------------------- what is counted
+
+    def timing(self, method: str, patience: asyncio.Timeout | None = None) -> Timing:
+        """Around one request to it: what it took is counted."""
+        return Timing(self, method, patience)
+
+    def seen(self, outcome: str) -> None:
+        """How a request to it ended (`layout.UPSTREAM_OUTCOMES`)."""
+        if outcome in ("ok", "error", "status"):
+            self.healthy = True
+        elif outcome == "connect":
+            self.healthy = False
+
+    @property
+    def is_up(self) -> bool:
+        """Did the last attempt to reach it succeed, here or on the compiled path?"""
+        return self.healthy and not (self.cluster is not None and self.cluster.down)
 
     # ---------------------------------------------------------------------------------- what was learned
 

@@ -24,7 +24,7 @@ from msgspec import Raw
 
 import agw
 from agw._fast.call import Call
-from agw.mcp import errors, message, param_headers, revisions
+from agw.mcp import errors, message, observe, param_headers, revisions
 from agw.mcp.bridge import capabilities as bridge_capabilities
 from agw.mcp.bridged import OverLegacy, OverModern
 from agw.mcp.conversation import AnyPeer, Conversation
@@ -45,7 +45,7 @@ from agw.mcp.modern_peer import ModernPeer
 from agw.mcp.peer import Hello, LegacyPeer, Sink
 from agw.mcp.replay import ReplayStore
 from agw.mcp.target import Target
-from agw.mcp.transport import TransportError
+from agw.mcp.transport import Headers, TransportError
 from agw.runtime.endpoint import McpEndpoint
 from agw.runtime.plan import VirtualServerPlan
 
@@ -154,6 +154,7 @@ class View:
         if isinstance(outcome, TransportError):
             return target.failed(outcome)
         if isinstance(outcome, TimeoutError):
+            observe.mark(target.name, "timeout")
             return errors.RpcError(errors.INTERNAL, f"Target {target.name} did not answer in time", status=504, reason="timeout")
         if not isinstance(outcome, Exception):
             raise outcome
@@ -162,12 +163,14 @@ class View:
 
     # ------------------------------------------------------------------------------------------ lists
 
-    async def listing(self, conversation: Conversation, kind: KindName, params: bytes | None, ident: bytes, sink: Sink | None) -> bytes:
+    async def listing(
+        self, conversation: Conversation, kind: KindName, params: bytes | None, ident: bytes, sink: Sink | None, headers: Headers = ()
+    ) -> bytes:
         """The result of a list request."""
         method = KINDS[kind].method
         if self.is_plain:
             peer = await conversation.peer(self.targets[0])
-            return await peer.request(method, params, ident, sink)
+            return await peer.request(method, params, ident, sink, headers=headers)
         cursor = message.members(params).get("cursor")
         token = None if cursor is None else message.text(cursor)
         if cursor is not None and token is None:
@@ -185,6 +188,10 @@ class View:
         """Who shares lists with this conversation."""
         return Audience(conversation.principal, conversation.audience)
 
+    def lists(self, conversation: Conversation, kind: KindName, public: str) -> bool:
+        """Did a target list an item of this name to the conversation's audience? Nothing is asked."""
+        return not self.is_plain and self.catalogue.lists(kind, self.audience(conversation), public if self.picked is None else self.picked.public(public))
+
     async def _fetch(self, target: int, method: str, cursor: bytes | None, audience: Audience) -> bytes:
         conversation = _asking.get()
         peer = await conversation.peer(self.targets[target])
@@ -201,6 +208,8 @@ class View:
 
     def _on_event(self, word: str, target: int, count: int) -> None:
         name = self.targets[target].name if target >= 0 else ""
+        if word == "failed":
+            observe.mark(name, "timeout")
         log.warning("listing", extra={"backend": self.name, "target": name, "event": word, "count": count})
 
     # ------------------------------------------------------------------------------------------ routing
@@ -295,7 +304,10 @@ class View:
             item = await self.catalogue.find("tools", self.audience(request), public)
         except errors.RpcError:
             return
-        if item is None or b"x-mcp-header" not in item.raw:
+        if item is None:
+            return
+        if b"x-mcp-header" not in item.raw:
+            request.names_for_all = True
             return
         found = param_headers.annotations(item.schema)
         if found:

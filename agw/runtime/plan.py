@@ -257,7 +257,9 @@ class VirtualServerPlan(Frozen, frozen=True, omit_defaults=True):
 
 
 class McpPlan(Frozen, frozen=True, omit_defaults=True):
-    """An MCP backend. `name` is the backend label, `place` what sessions and reloads know it by: where it stands in the file; limits of sessions and replay hold per worker.
+    """An MCP backend. `name` is the backend label, `place` what sessions and reloads know it by: where it stands in the file.
+
+    Limits of sessions and replay hold per worker.
 
     `guard` "auto" checks Host and Origin only on listeners bound to loopback. `fail_open` goes on with the targets
     that work. `page_size` 0 lists everything in one page; `catalogue_ttl_ns` is the age of a reused listing.

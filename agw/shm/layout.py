@@ -4,12 +4,17 @@
     page   slot 0      words: pid, state, generation, heartbeat_ns, started_ns, restarts, settled  1 KiB
                        gauges and counters, one 64-bit word each (GAUGES)                          3 KiB
                        request series: open-addressed rows of 192 octets (_fast/arena.pxd)
-                       MCP series: open-addressed rows of 16 octets
+                       MCP series: open-addressed rows of 192 octets, two kinds: what callers got, what targets took
+                       names of tools: 1,024 rows of 160 octets, in the order they were learned; a row's number is part
+                       of the keys of MCP series, so it never changes
+                       targets: 512 rows of 128 octets, the numbers of TARGET_GAUGES, written anew twice a second
     ...    slot n-1
 
 Rules:
 - every word has one writer: the supervisor writes the header and `restarts`, a worker writes its own slot;
 - a slot belongs to a place, not to a process: the successor of a dead worker goes on counting where it stopped;
+- rows of targets are gauges of the process in the slot and go with it; everything that has more than one word is valid
+  while its key is set, which is written last;
 - times are CLOCK_MONOTONIC nanoseconds, which all processes of a machine share.
 """
 
@@ -19,19 +24,22 @@ import mmap
 import time
 from collections.abc import Iterable
 
-from agw._fast.arena import GAUGE_COUNT, MCP_BYTES, SERIES_BYTES, Slot
+from agw._fast.arena import GAUGE_COUNT, MCP_BYTES, SERIES_BYTES, TARGET_BYTES, TARGET_NUMBERS, TOOL_BYTES, Slot
 from agw._fast.exchange import METHODS, RPC_METHODS
 from agw._fast.forward import REASONS
-from agw.shm.reader import McpSeries, RequestSeries, SlotView
+from agw._fast.outcome import OUTCOMES
+from agw.shm.reader import McpSeries, RequestSeries, SlotView, TargetNumbers, UpstreamSeries
 
 MAGIC = 0x6167772D61726E61
-VERSION = 1
+VERSION = 2
 PAGE = 4096
 SLOT_HEAD = 4096
 GAUGES_AT = 1024
 SERIES_ROWS = 8192
-MCP_ROWS = 2048
-SLOT_BYTES = SLOT_HEAD + SERIES_ROWS * SERIES_BYTES + MCP_ROWS * MCP_BYTES
+MCP_ROWS = 4096
+TOOL_ROWS = 1024
+TARGET_ROWS = 512
+SLOT_BYTES = SLOT_HEAD + SERIES_ROWS * SERIES_BYTES + MCP_ROWS * MCP_BYTES + TOOL_ROWS * TOOL_BYTES + TARGET_ROWS * TARGET_BYTES
 
 H_MAGIC, H_VERSION, H_SLOTS, H_SLOT_BYTES, H_PHASE, H_GENERATION, H_SYNCHRONIZED = range(7)
 W_PID, W_STATE, W_GENERATION, W_HEARTBEAT, W_STARTED, W_RESTARTS, W_SETTLED = range(7)
@@ -61,8 +69,24 @@ GAUGES = (
     "internal_errors_total",
     "tls_handshakes_total",
     "tls_handshake_failures_total",
+    "mcp_sessions",
+    "mcp_replicas",
+    "mcp_streams",
+    "mcp_parked",
+    "mcp_children_started_total",
+    "mcp_children_restarted_total",
+    "mcp_children_failed_total",
 )
 """Names of the words in a slot, in the order of the G_ enumeration in _fast/arena.pxd."""
+
+TARGET_GAUGES = ("healthy", "sessions_owned", "sessions_pooled", "children", "tools", "prompts", "resources", "templates")
+"""Names of a target's numbers, in the order of its row."""
+
+UPSTREAM_OUTCOMES = ("ok", "error", "connect", "timeout", "closed", "status", "protocol", "limit", "cancelled")
+"""How a request to a target ended: answered, answered with an error, or the kind of a TransportError."""
+
+if len(TARGET_GAUGES) > TARGET_NUMBERS or len(UPSTREAM_OUTCOMES) > 32 or len(OUTCOMES) > 31:
+    raise ImportError("agw.shm.layout and _fast/arena.pxd disagree")
 
 if len(GAUGES) != GAUGE_COUNT:
     raise ImportError("agw.shm.layout.GAUGES and _fast/arena.pxd disagree")
@@ -84,7 +108,10 @@ class Arena:
     def _slot(self, index: int) -> Slot:
         base = PAGE + index * SLOT_BYTES
         series = base + SLOT_HEAD
-        return Slot(self._map, index, base, base + GAUGES_AT, series, SERIES_ROWS, series + SERIES_ROWS * SERIES_BYTES, MCP_ROWS)
+        mcp = series + SERIES_ROWS * SERIES_BYTES
+        tools = mcp + MCP_ROWS * MCP_BYTES
+        targets = tools + TOOL_ROWS * TOOL_BYTES
+        return Slot(self._map, index, base, base + GAUGES_AT, series, SERIES_ROWS, mcp, MCP_ROWS, tools, TOOL_ROWS, targets, TARGET_ROWS)
 
     def slot(self, index: int) -> Slot:
         """The slot's writer; only its own worker may use it."""
@@ -121,9 +148,23 @@ class Arena:
 
     def mcp_series(self, slot: int) -> Iterable[McpSeries]:
         """See ArenaReader."""
-        for route, backend, method, count in self.slots_in_use[slot].read_mcp():
-            name, kind = RPC_METHODS[method]
-            yield McpSeries(route, backend, name, kind or "unknown", count)
+        names = self.slots_in_use[slot].read_tools()
+        for upstream, route, backend, method, tool, outcome, took, buckets in self.slots_in_use[slot].read_mcp():
+            if not upstream:
+                name, kind = RPC_METHODS[method]
+                resource = names[tool].decode("utf-8", "replace") if tool in names else "other" if tool == 1 else "unknown"
+                yield McpSeries(route, backend, name, kind or "unknown", resource, OUTCOMES[outcome], took, buckets)
+
+    def upstream_series(self, slot: int) -> Iterable[UpstreamSeries]:
+        """See ArenaReader."""
+        for upstream, _, backend, method, _, outcome, took, buckets in self.slots_in_use[slot].read_mcp():
+            if upstream:
+                yield UpstreamSeries(backend, RPC_METHODS[method][0], UPSTREAM_OUTCOMES[outcome], took, buckets)
+
+    def targets(self, slot: int) -> Iterable[TargetNumbers]:
+        """See ArenaReader."""
+        for backend, numbers in self.slots_in_use[slot].read_targets():
+            yield TargetNumbers(backend, dict(zip(TARGET_GAUGES, numbers, strict=False)))
 
     def gauges(self, slot: int) -> dict[str, int]:
         """See ArenaReader."""

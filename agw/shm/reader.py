@@ -34,13 +34,38 @@ class RequestSeries(msgspec.Struct, frozen=True, gc=False):
 
 
 class McpSeries(msgspec.Struct, frozen=True, gc=False):
-    """One row of MCP request counters. `resource_type` is tool, prompt, resource, templates, task or unknown."""
+    """One row of MCP request counters.
+
+    `resource_type` is tool, prompt, resource, templates, task or unknown; `resource` a tool's name at its target, `other`
+    for one that found no place among the names, or unknown; `code` the class of error, "" for none (`_fast.outcome`);
+    `buckets` as in RequestSeries.
+    """
 
     route_id: int
     backend_id: int
     method: str
     resource_type: str
-    count: int
+    resource: str
+    code: str
+    duration_sum_ns: int
+    buckets: tuple[int, ...]
+
+
+class UpstreamSeries(msgspec.Struct, frozen=True, gc=False):
+    """What one target took for requests of one method that ended one way (`layout.UPSTREAM_OUTCOMES`)."""
+
+    backend_id: int
+    method: str
+    outcome: str
+    duration_sum_ns: int
+    buckets: tuple[int, ...]
+
+
+class TargetNumbers(msgspec.Struct, frozen=True):
+    """Gauges of one target in one worker, by the names of `layout.TARGET_GAUGES`."""
+
+    backend_id: int
+    numbers: dict[str, int]
 
 
 class SlotView(msgspec.Struct, frozen=True, gc=False):
@@ -65,7 +90,13 @@ class ArenaReader(Protocol):
         """The request rows in use of one slot, any order."""
 
     def mcp_series(self, slot: int) -> Iterable[McpSeries]:
-        """The MCP rows in use of one slot, any order."""
+        """The rows of MCP requests in use of one slot, any order."""
+
+    def upstream_series(self, slot: int) -> Iterable[UpstreamSeries]:
+        """The rows of requests to MCP targets in use of one slot, any order."""
+
+    def targets(self, slot: int) -> Iterable[TargetNumbers]:
+        """The MCP targets of one slot's worker."""
 
     def gauges(self, slot: int) -> dict[str, int]:
         """The single numbers of one slot, by the `source` names of `agw.telemetry.metrics`; absent means unknown."""

@@ -12,7 +12,7 @@ from itertools import accumulate
 from operator import add
 from typing import TYPE_CHECKING, NamedTuple
 
-from agw.shm.reader import DURATION_BOUNDS_S, ArenaReader, RequestSeries, SlotView
+from agw.shm.reader import DURATION_BOUNDS_S, ArenaReader, McpSeries, RequestSeries, SlotView, UpstreamSeries
 from agw.telemetry.metrics import METRICS, UNKNOWN, Metric
 
 if TYPE_CHECKING:
@@ -122,6 +122,7 @@ class MetricsSource:
         config = self._config()
         requests = self._requests(slots, labels)
         mcp = self._mcp(slots, labels)
+        targets = self._targets(slots, labels)
         numbers = [(slot, self._arena.gauges(slot.index)) for slot in slots]
         process: dict[str, dict[tuple[str, ...], Value]] = {
             "version": {(self._version,): 1},
@@ -134,7 +135,11 @@ class MetricsSource:
             if metric.origin == "requests":
                 rows = {key: sums.value(metric.source) for key, sums in requests.items()}
             elif metric.origin == "mcp":
-                rows = mcp
+                rows = _of_mcp(mcp, metric.source)
+            elif metric.origin == "upstream":
+                rows = self._upstream(slots, labels)
+            elif metric.origin == "target":
+                rows = _of_targets(targets, metric.source)
             elif metric.origin == "worker":
                 rows = {
                     (str(slot.index),): _scaled(by_name[metric.source], metric)
@@ -168,17 +173,89 @@ class MetricsSource:
                 known.add(sums)
         return by_labels
 
-    def _mcp(self, slots: Iterable[SlotView], labels: Labels) -> dict[tuple[str, ...], int]:
-        rows: dict[tuple[str, ...], int] = {}
+    def _mcp(self, slots: Iterable[SlotView], labels: Labels) -> dict[tuple[str, ...], _Timed]:
+        """By the labels of MCP_LABELS with the class of error in front."""
+        rows: dict[tuple[str, ...], _Timed] = {}
         for slot in slots:
             for row in self._arena.mcp_series(slot.index):
                 route = labels.routes.get(row.route_id, _UNKNOWN_ROUTE)
-                server = labels.backends.get(row.backend_id, _UNKNOWN_BACKEND).target
-                # `resource` would be a tool's name; until names are bounded it is not told apart.
-                key = (row.method, row.resource_type, server, UNKNOWN, *route)
-                rows[key] = rows.get(key, 0) + row.count
+                server = labels.backends.get(row.backend_id, _UNKNOWN_BACKEND).target or UNKNOWN
+                _add(rows, (row.code, row.method, row.resource_type, server, row.resource, *route), row)
         return rows
 
+    def _upstream(self, slots: Iterable[SlotView], labels: Labels) -> dict[tuple[str, ...], Value]:
+        rows: dict[tuple[str, ...], _Timed] = {}
+        for slot in slots:
+            for row in self._arena.upstream_series(slot.index):
+                backend = labels.backends.get(row.backend_id, _UNKNOWN_BACKEND)
+                _add(rows, (backend.backend, backend.target or UNKNOWN, row.method, row.outcome), row)
+        return {key: timed.value() for key, timed in rows.items()}
+
+    def _targets(self, slots: Iterable[SlotView], labels: Labels) -> dict[tuple[str, ...], Mapping[str, int]]:
+        rows: dict[tuple[str, ...], Mapping[str, int]] = {}
+        for slot in slots:
+            for row in self._arena.targets(slot.index):
+                backend = labels.backends.get(row.backend_id, _UNKNOWN_BACKEND)
+                rows[str(slot.index), backend.backend, backend.target or UNKNOWN] = row.numbers
+        return rows
+
+
+class _Timed:
+    """A histogram summed so far."""
+
+    __slots__ = ("buckets", "sum_ns")
+
+    def __init__(self, row: McpSeries | UpstreamSeries) -> None:
+        self.sum_ns = row.duration_sum_ns
+        self.buckets = row.buckets
+
+    def add(self, row: McpSeries | UpstreamSeries | _Timed) -> None:
+        self.sum_ns += row.sum_ns if isinstance(row, _Timed) else row.duration_sum_ns
+        self.buckets = tuple(map(add, self.buckets, row.buckets))
+
+    def copy(self) -> _Timed:
+        other = _Timed.__new__(_Timed)
+        other.sum_ns, other.buckets = self.sum_ns, self.buckets
+        return other
+
+    def count(self) -> int:
+        return sum(self.buckets)
+
+    def value(self) -> Distribution:
+        return Distribution(tuple(accumulate(self.buckets)), self.sum_ns / 1e9)
+
+
+def _add(rows: dict[tuple[str, ...], _Timed], key: tuple[str, ...], row: McpSeries | UpstreamSeries) -> None:
+    known = rows.get(key)
+    if known is None:
+        rows[key] = _Timed(row)
+    else:
+        known.add(row)
+
+
+def _of_mcp(mcp: Mapping[tuple[str, ...], _Timed], source: str) -> dict[tuple[str, ...], Value]:
+    """The rows of one metric: errors by class, everything else over all classes."""
+    if source == "errors":
+        # The label `code` stands behind the four labels of the request.
+        return {(*key[1:5], key[0], *key[5:]): timed.count() for key, timed in mcp.items() if key[0]}
+    sums: dict[tuple[str, ...], _Timed] = {}
+    for key, timed in mcp.items():
+        known = sums.get(key[1:])
+        if known is None:
+            sums[key[1:]] = timed.copy()
+        else:
+            known.add(timed)
+    return {key: timed.count() if source == "count" else timed.value() for key, timed in sums.items()}
+
+
+def _of_targets(targets: Mapping[tuple[str, ...], Mapping[str, int]], source: str) -> dict[tuple[str, ...], Value]:
+    if source == "items":
+        return {(*key, kind): numbers[kind] for key, numbers in targets.items() for kind in ITEMS if numbers.get(kind)}
+    return {key: numbers[source] for key, numbers in targets.items() if source in numbers}
+
+
+ITEMS = ("tools", "prompts", "resources", "templates")
+"""Kinds of items in catalogues."""
 
 _UNKNOWN_ROUTE = RouteLabels()
 _UNKNOWN_BACKEND = BackendLabels()

@@ -7,7 +7,8 @@ Naming rules (Prometheus, OpenMetrics; checked by a test):
   `_total`, of an info `_info`, of a histogram `_bucket`, `_sum`, `_count`;
 - no two rows share a name, not even a counter and a gauge: OpenMetrics knows one family per name. The number of
   connections open now is therefore `..._connections_active` beside the counter `..._connections`;
-- label values come from the configuration or from fixed sets, never from a request; a missing one is `unknown`;
+- label values come from the configuration or from fixed sets, never from a request; a missing one is `unknown`. The one
+  exception, `resource`, holds names of tools that a target has answered for, at most 1,022 per worker, then `other`;
 - stems and labels are those of agentgateway where it has the metric, so that its dashboards work with its prefix.
 """
 
@@ -17,11 +18,13 @@ from typing import Literal, NamedTuple
 
 Unit = Literal["", "seconds", "bytes"]
 Kind = Literal["counter", "gauge", "histogram", "info"]
-Origin = Literal["requests", "mcp", "worker", "slot", "process"]
+Origin = Literal["requests", "mcp", "upstream", "target", "worker", "slot", "process"]
 
 ROUTE_LABELS = ("bind", "gateway", "listener", "route", "route_rule")
 REQUEST_LABELS = ("backend", "protocol", "method", "status", "reason", *ROUTE_LABELS)
 MCP_LABELS = ("method", "resource_type", "server", "resource", *ROUTE_LABELS)
+UPSTREAM_LABELS = ("backend", "server", "method", "outcome")
+TARGET_LABELS = ("worker", "backend", "server")
 WORKER_LABELS = ("worker",)
 
 UNKNOWN = "unknown"
@@ -39,9 +42,9 @@ _SUFFIXES: dict[Kind, tuple[str, ...]] = {
 class Metric(NamedTuple):
     """One metric family.
 
-    `origin` says where its rows come from: `requests` and `mcp` are summed over the slots by label; `worker` is one
-    arena number per slot, `slot` one field of the slot itself; `process` is known to the helper process.
-    `source` is the arena's name of a `worker` number, the field for the other origins. The exposed value is the number
+    `origin` says where its rows come from: `requests`, `mcp` and `upstream` are summed over the slots by label; `target` is
+    one number per slot and MCP target, `worker` one per slot, `slot` one field of the slot itself; `process` is known to the
+    helper process. `source` is the arena's name of a `worker` or `target` number, the field for the other origins. The exposed value is the number
     over `divisor`.
     """
 
@@ -57,6 +60,11 @@ class Metric(NamedTuple):
     def sample_names(self, prefix: str) -> tuple[str, ...]:
         """The names on the wire, with `prefix`."""
         return tuple(f"{prefix}_{self.name}{suffix}" for suffix in _SUFFIXES[self.kind])
+
+
+def _target(name: str, help: str, *, source: str = "") -> Metric:
+    """A gauge per worker and MCP target."""
+    return Metric(f"mcp_target_{name}", "gauge", "", TARGET_LABELS, "target", source or name, help)
 
 
 def _worker(name: str, kind: Kind, help: str, *, source: str = "", unit: Unit = "") -> Metric:
@@ -76,7 +84,25 @@ METRICS: tuple[Metric, ...] = (
            "Time from the first byte of a request to the last byte of its response."),
     Metric("response_bytes", "counter", "bytes", REQUEST_LABELS, "requests", "response_bytes",
            "Bytes of response bodies sent downstream."),
-    Metric("mcp_requests", "counter", "", MCP_LABELS, "mcp", "count", "MCP requests, by JSON-RPC method."),
+    Metric("mcp_requests", "counter", "", MCP_LABELS, "mcp", "count", "MCP requests answered, by JSON-RPC method, target and tool."),
+    Metric("mcp_request_duration_seconds", "histogram", "seconds", MCP_LABELS, "mcp", "buckets",
+           "Time from the first byte of an MCP request to the last byte of its answer."),
+    Metric("mcp_errors", "counter", "", (*MCP_LABELS[:4], "code", *ROUTE_LABELS), "mcp", "errors",
+           "MCP requests answered with an error, by class of JSON-RPC code; `tool` is a result with isError, `cancelled` a caller that left."),
+    Metric("mcp_upstream_duration_seconds", "histogram", "seconds", UPSTREAM_LABELS, "upstream", "buckets",
+           "Time from a request to an MCP target to its answer, of requests that the service carries."),
+    _worker("mcp_sessions_active", "gauge", "Sessions of legacy clients that this worker is home of.", source="mcp_sessions"),
+    _worker("mcp_replicas", "gauge", "Sessions of other workers that this worker makes calls for."),
+    _worker("mcp_streams_active", "gauge", "Event streams to MCP clients open now: answers, GET, subscriptions, HTTP+SSE.", source="mcp_streams"),
+    _worker("mcp_parked_calls", "gauge", "Calls at legacy targets that wait for answers of modern clients.", source="mcp_parked"),
+    _worker("mcp_children_started", "counter", "Processes of stdio targets started."),
+    _worker("mcp_children_restarted", "counter", "Those of them that replaced one that had ended."),
+    _worker("mcp_children_failed", "counter", "Processes of stdio targets that could not be started."),
+    _target("healthy", "1 unless the last attempt to reach the target failed."),
+    _target("sessions_owned", "Sessions with the target that belong to one client's session."),
+    _target("sessions_pooled", "Sessions with the target that clients without one share."),
+    _target("children", "Processes of the stdio target not reaped yet."),
+    Metric("mcp_catalogue_items", "gauge", "", (*TARGET_LABELS, "kind"), "target", "items", "What the target listed last; known only where lists are merged."),
     _worker("downstream_connections_active", "gauge", "Client connections open now.", source="downstream_connections"),
     _worker("downstream_connections", "counter", "Client connections accepted."),
     _worker("downstream_received_bytes", "counter", "Bytes received from clients.", unit="bytes"),

@@ -371,6 +371,7 @@ def main(
         return 0
     slot = arena.slot(index)
     slot.reset_live_gauges()
+    slot.recall_tools()
     slot.set(layout.W_PID, os.getpid())
     slot.set(layout.W_STARTED, time.monotonic_ns())
     slot.set(layout.W_HEARTBEAT, time.monotonic_ns())

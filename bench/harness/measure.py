@@ -126,8 +126,10 @@ def _checked_requests(scenario: Scenario, port: int) -> list[bytes]:
     """The requests of a scenario, after the first and the last were answered as they should be."""
     if scenario.kind is Kind.STREAM:
         return []
-    session = messages.open_session(port, scenario.session_path) if scenario.session_path else None
-    requests = scenario.build(port, session)
+    # All requests have one JSON-RPC id, and no session may have it twice under way.
+    count = 2 * scenario.connections if scenario.session_path else 0
+    ids = [messages.open_session(port, scenario.session_path) for _ in range(count)]
+    requests = [request for session in ids or [None] for request in scenario.build(port, session)]
     for request in {requests[0], requests[-1]}:
         with messages.connect(port) as sock:
             answer = messages.exchange(sock, request)

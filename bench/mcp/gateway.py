@@ -1,20 +1,18 @@
-"""The proxies of the MCP scenarios and the MCP server behind them.
+"""The proxies of the MCP scenarios.
 
-Rules: as in peers/base.py; and nginx, the yardstick, passes the same bytes on to the same server without looking at them.
+Rules: as in peers/base.py; and nginx, the yardstick, passes the same bytes on to the same server (server.py) without looking at them.
 All peers serve /mcp. What is behind one target is a path of the server (`target_path`).
 """
 
 import dataclasses
-import os
 import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 from bench.harness import http_messages as messages
-from bench.harness.processes import BenchError, Child, spawn, stop, wait_until
 from bench.peers.agw import Agw
-from bench.peers.base import Job, Peer, answers, fill
+from bench.peers.base import Job, Peer, fill
 from bench.peers.nginx import Nginx, user_line
 
 _HERE = Path(__file__).resolve().parent
@@ -41,31 +39,6 @@ class McpJob(Job):
         """Public name of a tool at a gateway that federates."""
         own = f"tool-{tool:05d}" if tool else "echo"
         return f"{TARGET.format(target)}_{own}" if self.targets > 1 or self.prefix_always else own
-
-
-class Server:
-    """backend.c, compiled and running."""
-
-    def __init__(self, port: int, directory: Path, cpus: Sequence[int]) -> None:
-        """Compile, start, wait until it answers. Errors: BenchError."""
-        program = directory / "mcp-backend"
-        compiler = os.environ.get("CC", "cc")
-        done = subprocess.run(
-            [compiler, "-O2", "-o", str(program), str(_HERE / "backend.c")], capture_output=True, text=True, check=False
-        )
-        if done.returncode != 0:
-            raise BenchError(f"backend.c does not compile: {done.stderr[-300:]}")
-        self.port = port
-        self._child: Child = spawn("mcp-backend", [str(program), str(port)], cpus, directory)
-        wait_until(lambda: answers(port, "/"), 10.0, self._child, "ready")
-
-    def pids(self) -> list[int]:
-        """Its process."""
-        return [self._child.pid]
-
-    def stop(self) -> None:
-        """End it."""
-        stop(self._child)
 
 
 class McpAgw(Agw):

@@ -13,6 +13,7 @@ from bench.mcp.scenarios import SCENARIOS, Limit
 _MEMORY_COLUMNS = (
     ("bytes_per_session", "bytes per session", 0),
     ("bytes_per_used_session", "the same after a call per target", 0),
+    ("bytes_per_resting_session", "the same, 75 s later", 0),
     ("bytes_per_stream", "bytes per stream", 0),
     ("open_cpu_us", "CPU us to open one", 0),
     ("token_bytes", "octets of an id", 0),

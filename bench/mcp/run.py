@@ -23,8 +23,9 @@ from bench.harness.processes import BenchError
 from bench.harness.progress import Progress
 from bench.harness.results import Document, Run
 from bench.mcp import measure, report
-from bench.mcp.gateway import PEERS, Server
+from bench.mcp.gateway import PEERS
 from bench.mcp.scenarios import QUICK, SCENARIOS, McpScenario, Variant
+from bench.mcp.server import Server
 
 _RESULTS = Path(__file__).resolve().parents[1] / "results"
 _BASE_PORT = 19100
@@ -50,9 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         ports = suite.free_ports(args.base_port)
         server = Server(next(ports), directory, one.backend)
-        lab = measure.Lab(
-            Bench(one, directory, args.duration, args.warmup, server.pids(), keep=args.keep), server.port, ports
-        )
+        bench = Bench(one, directory, args.duration, args.warmup, server.pids(), keep=args.keep)
+        lab = measure.Lab(bench, server.port, ports, rest_s=0.0 if args.quick else measure.REST_S)
         chosen = [_chosen(scenario, args, missing) for scenario in SCENARIOS if _wanted(scenario, args)]
         progress = Progress(sum(len(variants) * args.runs for _, variants in chosen))
         for scenario, variants in chosen:

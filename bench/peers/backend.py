@@ -1,12 +1,12 @@
-"""The two backends behind all peers: nginx with fixed answers, and the streaming one (load/sse_backend.py)."""
+"""The backends behind all peers: nginx with fixed answers, an MCP server (mcp/backend.c), a streaming one (load/sse_backend.py)."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from bench.harness import http_messages as messages
 from bench.harness import procfs
 from bench.harness.processes import BenchError, Child, python_module, spawn, stop, wait_until
+from bench.mcp.server import Server
 from bench.peers.base import answers, fill
 from bench.peers.nginx import Nginx, user_line
 
@@ -15,22 +15,26 @@ _START_LIMIT_S = 10.0
 
 
 class Backends:
-    """Both backends, running."""
+    """All backends, running."""
 
-    def __init__(self, fixed_port: int, stream_port: int, directory: Path, cpus: Sequence[int]) -> None:
-        """Start both below `directory`, pinned to `cpus`; BenchError if one does not come up."""
+    def __init__(self, fixed_port: int, stream_port: int, mcp_port: int, directory: Path, cpus: Sequence[int]) -> None:
+        """Start them below `directory`, pinned to `cpus`; BenchError if one does not come up."""
         self.fixed_port = fixed_port
         self.stream_port = stream_port
         self._children: list[Child] = []
         self._start_fixed(directory / "backend", cpus)
         self._start_stream(directory / "stream-backend", cpus)
+        self._mcp = Server(mcp_port, directory, cpus)
+        self.mcp_port = mcp_port
 
     def pids(self) -> list[int]:
-        """All processes of both, for accounting."""
-        return [pid for child in self._children for pid in (child.pid, *procfs.descendants(child.pid))]
+        """All processes, for accounting."""
+        own = [pid for child in self._children for pid in (child.pid, *procfs.descendants(child.pid))]
+        return own + self._mcp.pids()
 
     def stop(self) -> None:
-        """End both."""
+        """End them."""
+        self._mcp.stop()
         for child in self._children:
             stop(child)
         self._children.clear()
@@ -46,11 +50,7 @@ class Backends:
             "backend.conf",
             user=user_line(),
             port=self.fixed_port,
-            modern_version=messages.MODERN_VERSION,
             answer=messages.answer_body().decode(),
-            modern_answer=messages.answer_body(modern=True).decode(),
-            initialized=_INITIALIZED,
-            discovered=_DISCOVERED,
             kib="z" * 1024,
         )
         argv = [program, "-e", str(directory / "error.log"), "-p", str(directory), "-c", str(config)]
@@ -65,28 +65,3 @@ class Backends:
         self._children.append(child)
         wait_until(lambda: answers(self.stream_port, "/"), _START_LIMIT_S, child, "ready")
 
-
-_INITIALIZED = json.dumps(
-    {
-        "jsonrpc": "2.0",
-        "id": 0,
-        "result": {
-            "protocolVersion": messages.LEGACY_VERSION,
-            "capabilities": {"tools": {}},
-            "serverInfo": {"name": "bench", "version": "1"},
-        },
-    }
-)
-_DISCOVERED = json.dumps(
-    {
-        "jsonrpc": "2.0",
-        "id": 0,
-        "result": {
-            "resultType": "complete",
-            "supportedVersions": [messages.MODERN_VERSION],
-            "capabilities": {"tools": {}},
-            "ttlMs": 0,
-            "cacheScope": "private",
-        },
-    }
-)

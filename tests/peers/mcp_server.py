@@ -228,7 +228,12 @@ class McpServer:
         ready.set()
         await self._over.wait()
         self._server.close()
-        self._abort_all()
+        # A connection that was accepted just now becomes known one turn later; the loop must not end before its transport.
+        for _ in range(100):
+            self._abort_all()
+            await asyncio.sleep(0.001)
+            if not self._connections:
+                break
 
     async def _listen(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=1 << 26, reuse_address=True)

@@ -162,6 +162,16 @@ class Catalogue:
         item = None if found is None else found.merge.find(public)
         return item or (await self.listing(kind, audience)).merge.find(public)
 
+    def lists(self, kind: KindName, audience: Audience, public: str | None) -> bool:
+        """Was an item of this public name in the last list of the audience? Nothing is waited for."""
+        view = self._views.get(audience)
+        found = None if view is None else view.listings.get(kind)
+        return found is not None and public is not None and found.merge.find(public) is not None
+
+    def counts(self) -> dict[tuple[int, KindName], int]:
+        """How many items each target listed last, to whomever: by target and kind."""
+        return self._sources.counts()
+
     async def route(self, kind: KindName, audience: Audience, public: str) -> tuple[int, str] | None:
         """Target and own name of a public tool or prompt name; None when it is nobody's. Waits only when names have no prefix.
 

@@ -123,6 +123,10 @@ class Sources:
         """Octets of all items held, by whomever."""
         return sum(content.size for content in self._contents.values())
 
+    def counts(self) -> dict[tuple[int, KindName], int]:
+        """Items of each target's last list, whoever asked."""
+        return {where: len(content.items) for where, content in self._last.items()}
+
     def outdate(self, target: int, kind: KindName) -> None:
         """The target's list has changed, or may have."""
         self._epochs[target, kind] += 1

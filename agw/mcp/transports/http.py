@@ -119,14 +119,19 @@ class HttpTransport:
         try:
             await stream.opened()
         except BaseException:
-            self._active.pop(stream, None)
+            self._forget(stream)
             raise
         return stream
 
     def _done(self, stream: Stream) -> None:
-        self._active.pop(stream, None)
+        self._forget(stream)
         if not stream.lingering:
             stream.cancel()
+
+    def _forget(self, stream: Stream) -> None:
+        self._active.pop(stream, None)
+        if not self._active:
+            self._active = {}  # one that was filled keeps its size, and transports are many
 
     async def _whole(self, stream: Stream, ident: bytes, tell: OnMessage) -> Reply:
         """The answer in one JSON text, or in an array with others (MCP 2025-03-26)."""

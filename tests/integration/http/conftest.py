@@ -7,6 +7,7 @@ look at the gateways it used: the same workers, and no exception logged.
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,8 +17,8 @@ from typing import Any
 import pytest
 
 from tests.kits.gateway import Gateway, alive, wait_until
-from tests.peers.client import Client
-from tests.peers.upstream import Upstream
+from tests.peers.client import Answer, Client
+from tests.peers.upstream import Peer, Request, Script, Upstream
 
 
 def host_route(where: str, prefix: str = "/", **route: Any) -> dict[str, Any]:
@@ -25,10 +26,11 @@ def host_route(where: str, prefix: str = "/", **route: Any) -> dict[str, Any]:
     return {"name": prefix.strip("/") or "root", "matches": [{"path": {"pathPrefix": prefix}}], "backends": [{"host": where}], **route}
 
 
-def mcp_route(where: str, prefix: str = "/mcp", **endpoint: Any) -> dict[str, Any]:
-    """A route for a path prefix to one MCP server."""
-    target = {"name": "tools", "mcp": {"host": f"http://{where}", **endpoint}}
-    return {"name": "mcp", "matches": [{"path": {"pathPrefix": prefix}}], "backends": [{"mcp": {"targets": [target]}}]}
+def mcp_route(where: str, prefix: str = "/mcp", **target: Any) -> dict[str, Any]:
+    """A route for a path prefix to one MCP server, open to clients that come by any Host."""
+    targets = [{"name": "tools", "mcp": {"host": f"http://{where}"}, **target}]
+    backend = {"mcp": {"targets": targets, "dnsRebindingProtection": False}}
+    return {"name": "mcp", "matches": [{"path": {"pathPrefix": prefix}}], "backends": [backend]}
 
 
 def configuration(routes: list[dict[str, Any]], http: dict[str, Any] | None = None, backend: dict[str, Any] | None = None, **blocks: Any) -> dict[str, Any]:
@@ -126,7 +128,7 @@ TIGHT_BACKEND = {"connectTimeout": "500ms", "responseTimeout": "1s", "pendingTim
 @pytest.fixture(scope="session")
 def session_tight(session_upstreams: dict[str, Upstream]) -> Iterator[Gateway]:
     a, b = (session_upstreams[name].host for name in "ab")
-    routes = [host_route(a), host_route(b, "/second"), mcp_route(a)]
+    routes = [host_route(a), host_route(b, "/second"), mcp_route(a, timeout="1s")]
     with Gateway(configuration(routes, TIGHT_HTTP, TIGHT_BACKEND), workers=1) as gateway:
         yield gateway
 
@@ -136,6 +138,84 @@ def tight(session_tight: Gateway) -> Iterator[Gateway]:
     """The same with all timeouts below a second and small buffers."""
     with unharmed(session_tight):
         yield session_tight
+
+
+# -------------------------------------------------------------------------------------------------------------------- MCP
+
+JSON = (b"Content-Type: application/json", b"Accept: application/json, text/event-stream")
+INITIALIZE = (
+    b'{"jsonrpc":"2.0","id":0,"method":"initialize","params":'
+    b'{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"test","version":"1"}}}'
+)
+INITIALIZED = b'{"jsonrpc":"2.0","method":"notifications/initialized"}'
+WARMING = b'{"jsonrpc":"2.0","id":"warming","method":"tools/call","params":{"name":"t"}}'
+CAPABILITIES = {"protocolVersion": "2025-11-25", "capabilities": {"tools": {}}, "serverInfo": {"name": "up", "version": "1"}}
+
+
+def result(request: Request, value: Any = None) -> bytes:
+    """A response to the request in the body, as most servers write it."""
+    return b'{"jsonrpc":"2.0","id":%b,"result":%b}' % (json.dumps(json.loads(request.body)["id"]).encode(), json.dumps(value or {}).encode())
+
+
+def answered(peer: Peer, request: Request) -> None:
+    """What an MCP server does that nobody told anything else."""
+    if request.method != b"POST":
+        peer.answer(request, b"", status=b"405 Method Not Allowed")
+    elif "id" not in json.loads(request.body) or "method" not in json.loads(request.body):
+        peer.answer(request, b"", status=b"202 Accepted")
+    else:
+        peer.answer(request, result(request), head=b"Content-Type: application/json\r\n")
+
+
+def as_mcp(script: Callable[[Peer, Request], object] = answered) -> Script:
+    """An upstream that is an MCP server with sessions `theirs`.
+
+    The handshake, the end of sessions and the calls that warm a session are answered here and not kept; all else goes to `script`.
+    """
+
+    def run(peer: Peer) -> None:
+        while True:
+            request = peer.body(peer.head())
+            message = json.loads(request.body) if request.body else {}
+            if message.get("method") == "initialize":
+                peer.answer(request, result(request, CAPABILITIES), head=b"Content-Type: application/json\r\nMcp-Session-Id: theirs\r\n")
+            elif message.get("method") == "notifications/initialized" or message.get("id") == "warming":
+                answered(peer, request)
+            elif request.method == b"DELETE":
+                peer.answer(request, b"")
+            else:
+                peer.owner.keep(request)
+                script(peer, request)
+
+    return run
+
+
+class Talk:
+    """A session of an MCP client on one connection.
+
+    The first call of a session is served by the MCP service, later ones in their plainest form are relayed without it;
+    `warm` has the first call behind it.
+    """
+
+    def __init__(self, client: Client, *, warm: bool, path: str = "/mcp") -> None:
+        self.client = client
+        self.path = path
+        self.lines: tuple[bytes, ...] = JSON
+        opened = self.post(INITIALIZE)
+        assert opened.status == 200, (opened.head, opened.body)
+        [self.id] = opened.get(b"mcp-session-id")
+        self.lines = (*JSON, b"Mcp-Session-Id: " + self.id)
+        assert self.post(INITIALIZED).status == 202
+        if warm:
+            assert b'"result"' in self.post(WARMING).body
+
+    def message(self, body: bytes, *lines: bytes) -> bytes:
+        """A POST of this session."""
+        return self.client.message(b"POST", self.path, body, *self.lines, *lines)
+
+    def post(self, body: bytes, *lines: bytes) -> Answer:
+        """The same, and its answer."""
+        return self.client.ask(self.message(body, *lines))
 
 
 Dial = Callable[..., Client]
@@ -159,6 +239,30 @@ def dial() -> Iterator[Dial]:
 def client(gateway: Gateway, dial: Dial) -> Client:
     """A connection to `gateway`."""
     return dial(gateway)
+
+
+OpenTalk = Callable[..., Talk]
+
+
+@pytest.fixture
+def talk(dial: Dial, upstream: Upstream) -> Iterator[OpenTalk]:
+    """`talk(gateway, warm=True)` opens an MCP session with `upstream` on a connection of its own; all of them end with the test."""
+    open_talks: list[tuple[Gateway, Talk]] = []
+
+    def begin(gateway: Gateway, *, warm: bool = False) -> Talk:
+        open_talks.append((gateway, Talk(dial(gateway), warm=warm)))
+        return open_talks[-1][1]
+
+    yield begin
+
+    def ended() -> int:
+        return sum(peer.received.count(b"DELETE /mcp HTTP/1.1\r\n") for peer in upstream.peers)
+
+    for gateway, opened in open_talks:
+        before = ended()
+        if dial(gateway).get("/mcp", b"Mcp-Session-Id: " + opened.id, method=b"DELETE").status == 200:
+            # The caller is answered first; what comes then must not meet the script of the next test.
+            wait_until(lambda before=before: ended() > before, what="the end of the session upstream")
 
 
 def in_flight(gateway: Gateway) -> float:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.http.conftest import Dial, settled
+from tests.integration.http.conftest import Dial, OpenTalk, as_mcp, result, settled
 from tests.kits.gateway import Gateway, open_fds, wait_until
 from tests.peers.client import Client, Truncated
-from tests.peers.upstream import Peer, Upstream
+from tests.peers.upstream import Peer, Request, Upstream
 
 
 def trickle(client: Client, octets: bytes, pause: float) -> float:
@@ -104,15 +104,19 @@ def test_stopped_body_is_408(tight: Gateway, dial: Dial, upstream: Upstream) -> 
         assert peer.closed.wait(2)
 
 
-def test_slow_but_steady_body_passes(tight: Gateway, dial: Dial, upstream: Upstream) -> None:
+def test_slow_but_steady_body_passes(tight: Gateway, dial: Dial, talk: OpenTalk, upstream: Upstream) -> None:
     """More than the progress timeout in total, never a pause that long."""
-    upstream.play(Peer.serve)
     pause = threading.Event()
-    for path, body in (("/", b"0123456789"), ("/mcp", b'{"id":1,"jsonrpc":"2.0","method":"ping"}'[:-10] + b'":"ping  "}')):
+    for path in ("/", "/mcp"):
         if path == "/mcp":
-            body = b'{"jsonrpc":"2.0","id":1,"method":"a"}'
-        client = dial(tight)
-        message = client.message(b"POST", path, body)
+            upstream.play(as_mcp())
+            session = talk(tight, warm=True)
+            client, body = session.client, b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"t"}}'
+            message = session.message(body)
+        else:
+            upstream.play(Peer.serve)
+            client, body = dial(tight), b"0123456789"
+            message = client.message(b"POST", path, body)
         cut = len(message) - len(body)
         client.send(message[:cut])
         step = max(1, len(body) // 9)
@@ -325,17 +329,27 @@ def test_half_closed_client_is_answered(gateway: Gateway, dial: Dial, upstream: 
             peer.answer(request, b"y" * 100_000)
 
     upstream.play(script)
-    for message in (
-        b"GET / HTTP/1.1\r\nHost: h\r\n\r\n",
-        Client.message(b"POST", "/", b"abc"),
-        Client.message(b"POST", "/mcp", b'{"jsonrpc":"2.0","method":"a"}'),
-    ):
+    for message in (b"GET / HTTP/1.1\r\nHost: h\r\n\r\n", Client.message(b"POST", "/", b"abc")):
         client = dial(gateway)
         client.send(message)
         client.half_close()
         answer = client.answer()
         assert answer.body == b"y" * 100_000
         assert client.closed()
+
+
+@pytest.mark.parametrize("warm", [False, True], ids=["served", "relayed"])
+def test_half_closed_mcp_client_is_answered(gateway: Gateway, talk: OpenTalk, upstream: Upstream, warm: bool) -> None:
+    def slowly(peer: Peer, request: Request) -> None:
+        threading.Event().wait(0.3)
+        peer.answer(request, result(request, {"y": "y" * 100_000}), head=b"Content-Type: application/json\r\n")
+
+    upstream.play(as_mcp(slowly))
+    session = talk(gateway, warm=warm)
+    session.client.send(session.message(b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"t"}}'))
+    session.client.half_close()
+    assert session.client.answer().body == result(upstream.requests[0], {"y": "y" * 100_000})
+    assert session.client.closed()
 
 
 def test_half_close_after_pipelined_requests(gateway: Gateway, dial: Dial, upstream: Upstream) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.http.conftest import Dial, configuration, host_route, settled
+from tests.integration.http.conftest import Dial, OpenTalk, as_mcp, configuration, host_route, result, settled
 from tests.kits.gateway import Gateway
 from tests.peers.client import Client
 from tests.peers.upstream import Peer, Upstream
@@ -448,15 +448,20 @@ def test_unread_chunked_body_is_never_a_request(client: Client, upstream: Upstre
 
 @pytest.mark.parametrize("framing", [b"Content-Length: 3", b"Transfer-Encoding: chunked"])
 @pytest.mark.parametrize("path", ["/", "/mcp"])
-def test_expect_continue(client: Client, upstream: Upstream, framing: bytes, path: str) -> None:
-    upstream.play(Peer.serve)
-    body = b'{"jsonrpc":"2.0","id":1,"method":"ping"}'
+def test_expect_continue(gateway: Gateway, dial: Dial, talk: OpenTalk, upstream: Upstream, framing: bytes, path: str) -> None:
+    upstream.play(Peer.serve if path == "/" else as_mcp())
+    body = b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"t"}}'
+    client = dial(gateway)
+    lines: tuple[bytes, ...] = ()
+    if path == "/mcp":
+        session = talk(gateway, warm=True)
+        client, lines = session.client, session.lines
     coded = body if framing.startswith(b"C") else b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
     framing = framing.replace(b"3", b"%d" % len(body))
-    client.send(b"POST " + path.encode() + b" HTTP/1.1\r\nHost: h\r\nExpect: 100-Continue\r\n" + framing + b"\r\n\r\n")
+    client.send(b"\r\n".join([b"POST " + path.encode() + b" HTTP/1.1", b"Host: h", b"Expect: 100-Continue", framing, *lines, b"", b""]))
     assert client.head().head == b"HTTP/1.1 100 Continue\r\n\r\n"
     client.send(coded)
-    assert client.answer().body == b"ok"
+    assert client.answer().body == (b"ok" if path == "/" else result(upstream.requests[0]))
     assert upstream.requests[0].body == body
     assert upstream.requests[0].get(b"expect") == []
 

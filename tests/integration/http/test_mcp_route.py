@@ -1,4 +1,9 @@
-"""What an MCP route adds to forwarding: the envelope is read, errors are JSON-RPC, streams pass as they come."""
+"""What an MCP route adds to forwarding: the envelope is read, errors are JSON-RPC, bodies arrive, calls are counted.
+
+The protocol itself is tested in tests/integration/mcp, with servers that speak it. Here the upstream and the client are
+made of octets, and what is looked at is HTTP: framing, limits, ids in errors. What concerns calls is tested on both ways a
+call may take: through the MCP service (the first of a session), and relayed without it (`warm`).
+"""
 
 from __future__ import annotations
 
@@ -10,16 +15,20 @@ from typing import Any
 
 import pytest
 
-from tests.integration.http.conftest import Dial, settled
+from tests.integration.http.conftest import INITIALIZE, JSON, Dial, OpenTalk, Talk, answered, as_mcp, result
 from tests.kits.gateway import Gateway
 from tests.peers.client import Answer, Client
-from tests.peers.upstream import Peer, Upstream
+from tests.peers.upstream import Peer, Request, Upstream
 
 CALL = b'{"jsonrpc":"2.0","id":%b,"method":"tools/call","params":{"name":"t","arguments":{"x":1}}}'
+NOTIFICATION = b'{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":1,"progress":%d}}'
+
+WAYS = pytest.mark.parametrize("warm", [False, True], ids=["served", "relayed"])
 
 
 def post(client: Client, body: bytes, *lines: bytes) -> Answer:
-    return client.ask(client.message(b"POST", "/mcp", body, b"Content-Type: application/json", b"Accept: application/json, text/event-stream", *lines))
+    """Outside of any session."""
+    return client.ask(client.message(b"POST", "/mcp", body, *JSON, *lines))
 
 
 def error_of(answer: Answer, status: int, code: int, ident: bytes = b"null") -> dict[str, Any]:
@@ -58,11 +67,11 @@ def error_of(answer: Answer, status: int, code: int, ident: bytes = b"null") -> 
     ],
 )
 def test_what_is_no_json_is_a_parse_error(client: Client, upstream: Upstream, body: bytes) -> None:
-    upstream.play(Peer.serve)
+    upstream.play(as_mcp())
     answer = client.ask(client.message(b"POST", "/mcp", body))
     error_of(answer, 400, -32700)
     assert not upstream.peers
-    assert post(client, CALL % b"1").status == 200
+    assert b'"result"' in Talk(client, warm=False).post(CALL % b"1").body
 
 
 @pytest.mark.parametrize(
@@ -84,10 +93,10 @@ def test_what_is_no_json_is_a_parse_error(client: Client, upstream: Upstream, bo
     ],
 )
 def test_bad_envelope(client: Client, upstream: Upstream, body: bytes, ident: bytes) -> None:
-    upstream.play(Peer.serve)
+    upstream.play(as_mcp())
     error_of(post(client, body), 400, -32600, ident)
     assert not upstream.peers
-    assert post(client, CALL % b"1").status == 200
+    assert b'"result"' in Talk(client, warm=False).post(CALL % b"1").body
 
 
 @pytest.mark.parametrize(
@@ -105,121 +114,190 @@ def test_bad_envelope(client: Client, upstream: Upstream, body: bytes, ident: by
     ],
 )
 def test_duplicate_members_are_refused(client: Client, upstream: Upstream, body: bytes) -> None:
-    upstream.play(Peer.serve)
+    upstream.play(as_mcp())
     answer = post(client, body)
     assert answer.status == 400
     assert json.loads(answer.body)["error"]["code"] == -32600
     assert not upstream.peers
 
 
+# ------------------------------------------------------------------------------------------------------------- failures
+
+
+def on_call(script: Any) -> Any:
+    """An MCP server that does this with every call, and has no GET stream."""
+
+    def run(peer: Peer, request: Request) -> None:
+        if request.method == b"POST" and b'"tools/call"' in request.body:
+            script(peer)
+        else:
+            answered(peer, request)
+
+    return as_mcp(run)
+
+
+@WAYS
 @pytest.mark.parametrize(
     "ident", [b'"abc"', b"1", b"0", b"-1", b"9007199254740993", b"123456789012345678901234567890", b'"\\u00e9\\n\\""', '"é"'.encode(), b'""']
 )
-def test_upstream_failure_carries_the_callers_id(tight: Gateway, dial: Dial, upstream: Upstream, ident: bytes) -> None:
-    upstream.play(lambda peer: (peer.request(), peer.reset()))
-    client = dial(tight)
-    error = error_of(post(client, CALL % ident), 502, -32603, ident)
-    assert error["data"] == {"reason": "UpstreamFailure", "status": 502}
-    upstream.play(Peer.serve)
-    assert post(client, CALL % ident).status == 200
+def test_upstream_failure_carries_the_callers_id(tight: Gateway, talk: OpenTalk, upstream: Upstream, ident: bytes, warm: bool) -> None:
+    """The id octet for octet; the HTTP status is that of the protocol, whose requests were answered."""
+    upstream.play(on_call(Peer.reset))
+    session = talk(tight, warm=warm)
+    error_of(session.post(CALL % ident), 200, -32603, ident)
+    upstream.play(as_mcp())
+    assert b'"id":' + ident + b',"result":' in session.post(CALL % ident).body
 
 
-def test_upstream_failures_of_every_kind_are_json_rpc(tight: Gateway, dial: Dial, upstream: Upstream) -> None:
-    client = dial(tight)
-    upstream.play(lambda peer: (peer.request(), peer.until_eof(3)))
-    error_of(post(client, CALL % b'"slow"'), 504, -32603, b'"slow"')
-    upstream.play(lambda peer: (peer.request(), peer.send(b"SSH-2.0-OpenSSH\r\n\r\n"), peer.until_eof()))
-    error_of(post(client, CALL % b"2"), 502, -32603, b"2")
+def test_a_relayed_failure_has_its_reason(tight: Gateway, talk: OpenTalk, upstream: Upstream) -> None:
+    upstream.play(on_call(Peer.reset))
+    session = talk(tight, warm=True)
+    assert error_of(session.post(CALL % b"5"), 200, -32603, b"5")["data"] == {"reason": "UpstreamFailure", "status": 502}
+
+
+@WAYS
+def test_upstream_failures_of_every_kind_are_json_rpc(tight: Gateway, talk: OpenTalk, upstream: Upstream, warm: bool) -> None:
+    upstream.play(on_call(lambda peer: peer.until_eof(3)))
+    session = talk(tight, warm=warm)
+    began = time.monotonic()
+    error_of(session.post(CALL % b'"slow"'), 200, -32603, b'"slow"')
+    assert 0.8 < time.monotonic() - began < 2.5
+    upstream.play(on_call(lambda peer: (peer.send(b"SSH-2.0-OpenSSH\r\n\r\n"), peer.until_eof())))
+    error_of(session.post(CALL % b"2"), 200, -32603, b"2")
     upstream.settle()
     upstream.stop_listening()
     try:
-        error_of(post(client, CALL % b"3"), 503, -32603, b"3")
-        error_of(post(client, b'{"jsonrpc":"2.0","method":"notifications/initialized"}'), 503, -32603)
-        error_of(client.get("/mcp"), 503, -32603)
+        error_of(session.post(CALL % b"3"), 200, -32603, b"3")
+        # What nobody waits for cannot fail.
+        assert session.post(b'{"jsonrpc":"2.0","method":"notifications/roots/list_changed"}').status == 202
+        error_of(post(session.client, INITIALIZE), 200, -32603, b"0")
     finally:
         upstream.listen_again()
-    upstream.play(Peer.serve)
-    assert post(client, CALL % b"4").status == 200
+    upstream.play(as_mcp())
+    assert b'"result"' in session.post(CALL % b"4").body
 
 
-def test_failure_after_failure_does_not_leak_ids(tight: Gateway, dial: Dial, upstream: Upstream) -> None:
-    upstream.play(lambda peer: (peer.request(), peer.reset()))
-    client = dial(tight)
-    error_of(post(client, CALL % b'"secret-of-another"'), 502, -32603, b'"secret-of-another"')
-    error_of(client.get("/mcp"), 502, -32603)
-    error_of(post(client, b'{"jsonrpc":"2.0","method":"notifications/initialized"}'), 502, -32603)
-    error_of(post(client, b"{"), 400, -32700)
+@WAYS
+def test_failure_after_failure_does_not_leak_ids(tight: Gateway, talk: OpenTalk, upstream: Upstream, warm: bool) -> None:
+    upstream.play(on_call(Peer.reset))
+    session = talk(tight, warm=warm)
+    client = session.client
+    error_of(session.post(CALL % b'"secret-of-another"'), 200, -32603, b'"secret-of-another"')
+    error_of(client.get("/mcp"), 400, -32600)
+    error_of(client.get("/mcp", b"Accept: text/html"), 406, -32600)
+    error_of(post(client, b'{"jsonrpc":"2.0","method":"notifications/initialized"}'), 400, -32600)
+    error_of(session.post(b"{"), 400, -32700)
     assert b"secret" not in client.get("/", method=b"PUT").body
 
 
 # --------------------------------------------------------------------------------------------------------------- bodies
 
+PARAMS = '{"a":1.10,"b":-0,"c":1e400,"d":["",{}],"name":"n","e":{"\\u0061b":"é\\u00e9"}}'.encode()
 
-def test_body_arrives_unchanged(client: Client, upstream: Upstream) -> None:
-    body = b' {"jsonrpc" : "2.0",\r\n"id":1e0 ,"method":"x"}'.replace(b"1e0", b"10") + b"\n\t "
-    body = body.replace(b'"x"', '"x/é\\u00e9","params":{"a":1.10,"b":-0,"c":1e400,"d":["",{}],"name":"n"}'.encode())
-    upstream.play(lambda peer: peer.serve(b'{"jsonrpc":"2.0","id":10,"result":{}}', head=b"Content-Type: application/json\r\nMcp-Session-Id: s-1\r\n"))
-    answer = post(client, body, b"Mcp-Session-Id: s-0", b"MCP-Protocol-Version: 2025-11-25", b"Last-Event-ID: 7")
-    request = upstream.requests[0]
+
+def test_a_relayed_body_arrives_unchanged(gateway: Gateway, talk: OpenTalk, upstream: Upstream) -> None:
+    body = b' {"jsonrpc" : "2.0",\r\n"id":10 ,"method":"tools/call","params":' + PARAMS + b"}\n\t "
+    said = b' {"jsonrpc":"2.0","id":10, "result":{"x": 1.0}}\n'
+    lines = b"Content-Type: application/json\r\nMcp-Session-Id: another\r\nX-Of-The-Target: 1\r\n"
+    upstream.play(as_mcp(lambda peer, request: peer.answer(request, said, head=lines)))
+    session = talk(gateway, warm=True)
+    answer = session.post(body, b"MCP-Protocol-Version: 2025-11-25", b"X-Of-The-Caller: 2", b"Last-Event-ID: 7")
+    assert answer.status == 200, answer.body
+    [request] = upstream.requests
     assert request.body == body
+    assert request.target == b"/mcp"
     assert request.get(b"content-length") == [b"%d" % len(body)]
     assert request.get(b"transfer-encoding") == []
-    assert request.get(b"mcp-session-id") == [b"s-0"]
+    assert request.get(b"mcp-session-id") == [b"theirs"]
     assert request.get(b"mcp-protocol-version") == [b"2025-11-25"]
-    assert request.get(b"last-event-id") == [b"7"]
-    assert answer.get(b"mcp-session-id") == [b"s-1"]
-    assert answer.body == b'{"jsonrpc":"2.0","id":10,"result":{}}'
+    assert request.get(b"x-of-the-caller") == [b"2"]
+    assert request.get(b"last-event-id") == []
+    assert answer.body == said
+    assert answer.get(b"mcp-session-id") == []
+    assert answer.get(b"x-of-the-target") == [b"1"]
+
+
+def test_params_and_results_arrive_unchanged(gateway: Gateway, talk: OpenTalk, upstream: Upstream) -> None:
+    """What the service carries is a message of its own making, but every value in it is the caller's or the target's."""
+    body = b' {"jsonrpc" : "2.0",\r\n"id":10 ,"method":"tools/call","params":' + PARAMS + b"}\n\t "
+    said = b' {"jsonrpc" : "2.0","id":10, "result":{"x": 1.0, "y":1e400}}\n'
+    lines = b"Content-Type: application/json\r\nMcp-Session-Id: another\r\n"
+    upstream.play(as_mcp(lambda peer, request: peer.answer(request, said, head=lines)))
+    session = talk(gateway)
+    answer = session.post(body, b"MCP-Protocol-Version: 2025-11-25", b"X-Of-The-Caller: 2", b"Last-Event-ID: 7")
+    assert answer.status == 200, answer.body
+    [request] = upstream.requests
+    assert b'"params":' + PARAMS in request.body
+    assert json.loads(request.body)["id"] == 10
     assert request.target == b"/mcp"
+    assert request.get(b"content-length") == [b"%d" % len(request.body)]
+    assert request.get(b"transfer-encoding") == []
+    assert request.get(b"mcp-session-id") == [b"theirs"]
+    assert request.get(b"mcp-protocol-version") == [b"2025-11-25"]
+    assert request.get(b"x-of-the-caller") == [b"2"]
+    assert request.get(b"last-event-id") == []
+    assert answer.body == b'{"jsonrpc":"2.0","id":10,"result":{"x": 1.0, "y":1e400}}'
+    assert answer.get(b"mcp-session-id") == []
 
 
-def test_chunked_and_split_bodies_are_reassembled(client: Client, upstream: Upstream) -> None:
-    upstream.play(Peer.serve)
+@WAYS
+def test_chunked_and_split_bodies_are_reassembled(gateway: Gateway, talk: OpenTalk, upstream: Upstream, warm: bool) -> None:
+    upstream.play(as_mcp())
+    session = talk(gateway, warm=warm)
+    client = session.client
     body = CALL % b"5"
-    head = b"POST /mcp?q=1 HTTP/1.1\r\nX-Before: 1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nX-After: 2\r\n\r\n"
+    fields = b"\r\n".join(session.lines)
+    head = b"POST /mcp?q=1 HTTP/1.1\r\nX-Before: 1\r\nHost: h\r\n" + fields + b"\r\nTransfer-Encoding: chunked\r\nX-After: 2\r\n\r\n"
     chunks = b"".join(b"%x;e\r\n%b\r\n" % (len(body[i : i + 7]), body[i : i + 7]) for i in range(0, len(body), 7)) + b"0\r\nT: 1\r\n\r\n"
     wire = head + chunks
     generator = random.Random(5)
+    expected = result(Request(b"", body))
     for pieces in (1, 2, 3, 5, 17):
         cuts = sorted(generator.sample(range(1, len(wire)), pieces - 1))
         client.send_pieces(*[wire[i:j] for i, j in zip([0, *cuts], [*cuts, len(wire)], strict=True)])
-        assert client.answer().status == 200
+        assert client.answer().body == expected
     for cut in range(1, 60, 3):
-        whole = client.message(b"POST", "/mcp", body)
+        whole = session.message(body)
         client.send_pieces(whole[:-cut], whole[-cut:], pause=0.001)
-        assert client.answer().status == 200
+        assert client.answer().body == expected
+    assert len(upstream.requests) == 25
     for request in upstream.requests:
-        assert request.body == body
-        assert request.get(b"content-length") == [b"%d" % len(body)]
+        assert json.loads(request.body) == json.loads(body)
+        assert request.get(b"content-length") == [b"%d" % len(request.body)]
         assert request.get(b"transfer-encoding") == []
     first = upstream.requests[0]
-    assert [n for n, _ in first.fields if n.startswith(b"X-") and b"Forw" not in n] == [b"X-Before", b"X-After"]
+    assert [n.lower() for n, _ in first.fields if n.lower().startswith(b"x-") and b"forw" not in n.lower()] == [b"x-before", b"x-after"]
+    assert upstream.requests[-1].body == body
 
 
-def test_pipelined_calls(client: Client, upstream: Upstream) -> None:
-    def script(peer: Peer) -> None:
-        while True:
-            request = peer.request()
-            peer.answer(request, request.body)
-
-    upstream.play(script)
-    bodies = [CALL % b"%d" % i for i in range(10)]
-    client.send(b"".join(client.message(b"POST", "/mcp", body) for body in bodies))
+@WAYS
+def test_pipelined_calls(gateway: Gateway, talk: OpenTalk, upstream: Upstream, warm: bool) -> None:
+    upstream.play(as_mcp())
+    session = talk(gateway, warm=warm)
+    bodies = [CALL % b"%d" % i for i in range(1, 11)]
+    session.client.send(b"".join(session.message(body) for body in bodies))
     for body in bodies:
-        assert client.answer().body == body
+        assert session.client.answer().body == result(Request(b"", body))
+    assert [json.loads(request.body)["id"] for request in upstream.requests] == list(range(1, 11))
 
 
-def test_bodies_of_all_sizes(client: Client, upstream: Upstream) -> None:
-    upstream.play(Peer.serve)
+@WAYS
+def test_bodies_of_all_sizes(gateway: Gateway, talk: OpenTalk, upstream: Upstream, warm: bool) -> None:
+    upstream.play(as_mcp(lambda peer, request: peer.answer(
+        request, result(request, {"z": "z" * len(request.body)}), head=b"Content-Type: application/json\r\n")))
+    session = talk(gateway, warm=warm)
     for size in (100, 2000, 4096, 65_400, 65_536, 70_000, 1_000_000, 4_194_304):
         frame = b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"t","arguments":""}}'
         body = frame[:-3] + b"z" * (size - len(frame)) + frame[-3:]
         assert len(body) == size
-        assert post(client, body).status == 200
+        answer = session.post(body)
+        if size < 4_194_304:
+            assert answer.body == result(upstream.requests[-1], {"z": "z" * size})
         assert upstream.requests[-1].body == body
 
 
-def test_too_large_is_413(tight: Gateway, dial: Dial, upstream: Upstream) -> None:
-    upstream.play(Peer.serve)
+def test_too_large_is_413(tight: Gateway, dial: Dial, talk: OpenTalk, upstream: Upstream) -> None:
+    upstream.play(as_mcp())
     client = dial(tight)
     limit = 65536
     announced = dial(tight).ask(b"POST /mcp HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % (limit + 1))
@@ -231,11 +309,11 @@ def test_too_large_is_413(tight: Gateway, dial: Dial, upstream: Upstream) -> Non
     assert not upstream.peers
     fits = b'{"jsonrpc":"2.0","method":"x"' + b" " * (limit - 30) + b"}"
     assert len(fits) == limit
-    assert post(dial(tight), fits).status == 200
+    assert talk(tight).post(fits).status == 202
 
 
 def test_huge_announcement_costs_nothing(client: Client, upstream: Upstream) -> None:
-    upstream.play(Peer.serve)
+    upstream.play(as_mcp())
     client.send(b"POST /mcp HTTP/1.1\r\nHost: h\r\nContent-Length: 999999999999999999\r\n\r\n{")
     answer = client.answer()
     assert answer.status == 413
@@ -249,142 +327,145 @@ def test_huge_announcement_costs_nothing(client: Client, upstream: Upstream) -> 
 
 @pytest.mark.parametrize("method", [b"PUT", b"PATCH", b"PROPFIND"])
 def test_other_methods_are_405(client: Client, upstream: Upstream, method: bytes) -> None:
-    upstream.play(Peer.serve)
+    upstream.play(as_mcp())
     answer = client.ask(client.message(method, "/mcp", b"{}"))
     error_of(answer, 405, -32600)
     assert {m.strip() for m in answer.get(b"allow")[0].split(b",")} >= {b"GET", b"POST", b"DELETE"}
     assert not upstream.peers
-    assert post(client, CALL % b"1").status == 200
+    assert b'"result"' in Talk(client, warm=False).post(CALL % b"1").body
 
 
-def test_delete_ends_the_session_upstream(client: Client, upstream: Upstream) -> None:
-    upstream.play(lambda peer: peer.serve(b"", status=b"204 No Content"))
-    answer = client.get("/mcp", b"Mcp-Session-Id: s-1", method=b"DELETE")
-    assert answer.status == 204
-    assert upstream.requests[0].method == b"DELETE"
-    assert upstream.requests[0].get(b"mcp-session-id") == [b"s-1"]
+@WAYS
+def test_delete_ends_the_session_upstream(gateway: Gateway, talk: OpenTalk, upstream: Upstream, warm: bool) -> None:
+    """The caller's DELETE is answered at once; the target gets one of its own, for its own session."""
+    upstream.play(as_mcp())
+    session = talk(gateway, warm=warm)
+    answer = session.client.get("/mcp", b"Mcp-Session-Id: " + session.id, method=b"DELETE")
+    assert answer.status == 200
+    error_of(session.post(CALL % b"1"), 404, -32600, b"1")
+    upstream.wait(lambda: any(b"DELETE /mcp HTTP/1.1\r\n" in peer.received for peer in upstream.peers), "DELETE")
+    [ended] = [peer.received for peer in upstream.peers if b"DELETE /mcp HTTP/1.1\r\n" in peer.received]
+    assert b"mcp-session-id: theirs\r\n" in ended.lower()
+    assert session.id not in ended
 
 
-def test_upstream_status_and_body_pass(client: Client, upstream: Upstream) -> None:
-    upstream.play(lambda peer: peer.serve(b"", status=b"202 Accepted"))
-    assert post(client, b'{"jsonrpc":"2.0","method":"notifications/initialized"}').status == 202
-    upstream.play(lambda peer: peer.serve(b'{"jsonrpc":"2.0","id":1,"error":{"code":-32001,"message":"x"}}', status=b"404 Not Found"))
-    assert post(client, CALL % b"1").status == 404
+@WAYS
+@pytest.mark.parametrize("status", [b"200 OK", b"403 Forbidden", b"500 Internal Server Error"])
+def test_a_targets_error_passes_whatever_its_status(gateway: Gateway, talk: OpenTalk, upstream: Upstream, warm: bool, status: bytes) -> None:
+    error = b'{"code":-32001,"message":"x","data":{"a": [1.0]}}'
+    said = b'{"jsonrpc":"2.0","id":1,"error":' + error + b"}"
+    upstream.play(as_mcp(lambda peer, request: peer.answer(request, said, status=status, head=b"Content-Type: application/json\r\n")))
+    answer = talk(gateway, warm=warm).post(CALL % b"1")
+    assert (answer.status, answer.body) == (200, said)
 
 
 # -------------------------------------------------------------------------------------------------------------- streams
 
+STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\n"
 
-def test_events_pass_one_by_one(client: Client, upstream: Upstream) -> None:
-    """Every event is at the client before the next is sent."""
+
+def chunk(event: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(event), event)
+
+
+def next_message(client: Client) -> Any:
+    """The next event with a message in a chunked answer: one event is one chunk."""
+    while True:
+        event = client.read(int(client.until(b"\r\n"), 16) + 2)
+        assert event.endswith(b"\n\n\r\n"), event
+        for line in event.split(b"\n"):
+            if line.startswith(b"data:") and line[5:].strip():
+                return json.loads(line[5:])
+
+
+@WAYS
+def test_events_pass_one_by_one(gateway: Gateway, talk: OpenTalk, upstream: Upstream, warm: bool) -> None:
+    """Every event of a call is at the client before the next is sent."""
     seen = threading.Semaphore(0)
 
     def script(peer: Peer) -> None:
-        peer.request()
-        peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\nTransfer-Encoding: chunked\r\n\r\n")
+        peer.send(STREAM + b"Transfer-Encoding: chunked\r\n\r\n")
         for i in range(50):
-            event = b"id: %d\ndata: {}\n\n" % i
-            peer.send(b"%x\r\n%b\r\n" % (len(event), event))
+            peer.send(chunk(b"id: %d\ndata: " % i + NOTIFICATION % i + b"\n\n"))
             assert seen.acquire(timeout=5), f"event {i} did not arrive"
-        peer.send(b"0\r\n\r\n")
-        peer.serve()
+        peer.send(chunk(b'data: {"jsonrpc":"2.0","id":1,"result":{}}\n\n') + b"0\r\n\r\n")
 
-    upstream.play(script)
-    client.send(b"GET /mcp HTTP/1.1\r\nHost: h\r\nAccept: text/event-stream\r\n\r\n")
-    answer = client.head()
-    assert answer.get(b"content-type") == [b"text/event-stream"]
-    slow = threading.Event()
+    upstream.play(on_call(script))
+    session = talk(gateway, warm=warm)
+    client = session.client
+    client.send(session.message(CALL % b"1"))
+    assert client.head().get(b"content-type") == [b"text/event-stream"]
+    pause = threading.Event()
     latest = 0.0
     for i in range(50):
         began = time.monotonic()
-        size = int(client.until(b"\r\n"), 16)
-        assert client.read(size + 2) == b"id: %d\ndata: {}\n\n\r\n" % i
+        assert next_message(client) == json.loads(NOTIFICATION % i)
         latest = max(latest, time.monotonic() - began)
-        slow.wait(0.04)
+        pause.wait(0.02)
         seen.release()
+    assert next_message(client) == {"jsonrpc": "2.0", "id": 1, "result": {}}
     assert client.read(5) == b"0\r\n\r\n"
     assert latest < 0.25
-    assert post(client, CALL % b"1").status == 200
-    assert len(upstream.peers) == 1
+    upstream.play(as_mcp())
+    assert session.post(CALL % b"2").body == result(Request(b"", CALL % b"2"))
 
 
-def test_post_answered_by_a_stream(client: Client, upstream: Upstream) -> None:
+@WAYS
+def test_a_stream_that_ends_with_its_connection(gateway: Gateway, talk: OpenTalk, upstream: Upstream, warm: bool) -> None:
     seen = threading.Event()
 
     def script(peer: Peer) -> None:
-        peer.request()
-        peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n")
+        peer.send(STREAM + b"\r\ndata: " + NOTIFICATION % 1 + b"\n\n")
         assert seen.wait(5)
-        peer.send(b"data: 2\n\n")
+        peer.send(b'data: {"jsonrpc":"2.0","id":1,"result":{}}\n\n')
+        peer.close()
 
-    upstream.play(script)
-    client.send(client.message(b"POST", "/mcp", CALL % b"1"))
-    answer = client.head()
-    assert answer.closes
-    assert client.read(9) == b"data: 1\n\n"
+    upstream.play(on_call(script))
+    session = talk(gateway, warm=warm)
+    session.client.send(session.message(CALL % b"1"))
+    session.client.head()
+    assert next_message(session.client) == json.loads(NOTIFICATION % 1)
     seen.set()
-    assert client.until_eof() == b"data: 2\n\n"
+    assert next_message(session.client) == {"jsonrpc": "2.0", "id": 1, "result": {}}
+    assert session.client.read(5) == b"0\r\n\r\n"
 
 
-def test_client_leaving_a_stream_ends_it_upstream(client: Client, upstream: Upstream, gateway: Gateway) -> None:
-    left = threading.Event()
-
+@WAYS
+def test_a_dying_stream_ends_with_an_error(gateway: Gateway, talk: OpenTalk, upstream: Upstream, warm: bool) -> None:
     def script(peer: Peer) -> None:
-        peer.request()
-        peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n9\r\ndata: 1\n\n\r\n")
-        peer.until_eof(3)
-        left.set()
-
-    upstream.play(script)
-    client.send(b"GET /mcp HTTP/1.1\r\nHost: h\r\nAccept: text/event-stream\r\n\r\n")
-    client.until(b"data: 1\n\n\r\n")
-    client.close()
-    assert left.wait(2)
-    settled(gateway)
-
-
-def test_dying_stream_is_visibly_broken(client: Client, upstream: Upstream) -> None:
-    def script(peer: Peer) -> None:
-        peer.request()
-        peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n9\r\ndata: 1\n\n\r\n")
+        peer.send(STREAM + b"Transfer-Encoding: chunked\r\n\r\n" + chunk(b"data: " + NOTIFICATION % 1 + b"\n\n"))
         go.wait(5)
         peer.reset()
 
     go = threading.Event()
-    upstream.play(script)
-    client.send(client.message(b"POST", "/mcp", CALL % b"1"))
-    client.until(b"data: 1\n\n\r\n")
+    upstream.play(on_call(script))
+    session = talk(gateway, warm=warm)
+    session.client.send(session.message(CALL % b'"mine"'))
+    session.client.head()
+    assert next_message(session.client) == json.loads(NOTIFICATION % 1)
     go.set()
-    assert client.until_eof() == b""
-
-
-def test_idle_stream_ends_after_its_limit(tight: Gateway, dial: Dial, upstream: Upstream) -> None:
-    upstream.play(
-        lambda peer: (peer.request(), peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"), peer.until_eof())
-    )
-    client = dial(tight)
-    client.send(b"GET /mcp HTTP/1.1\r\nHost: h\r\n\r\n")
-    client.head()
-    began = time.monotonic()
-    assert client.until_eof() == b""
-    assert 1.2 < time.monotonic() - began < 3
+    last = next_message(session.client)
+    assert (last["id"], last["error"]["code"]) == ("mine", -32603)
+    assert session.client.read(5) == b"0\r\n\r\n"
 
 
 # -------------------------------------------------------------------------------------------------------------- metrics
 
 
-def test_calls_are_counted_by_method(client: Client, upstream: Upstream, gateway: Gateway) -> None:
-    upstream.play(Peer.serve)
+def test_calls_are_counted_by_method(gateway: Gateway, talk: OpenTalk, upstream: Upstream) -> None:
+    upstream.play(as_mcp())
     before = gateway.metrics()
-    sent = {"tools/call": 3, "tools/list": 2, "initialize": 1, "made/up": 2, "notifications/initialized": 1}
+    session = talk(gateway)
+    sent = {"tools/call": 3, "tools/list": 2, "ping": 1, "made/up": 2, "notifications/progress": 1}
     for method, times in sent.items():
         for _ in range(times):
             ident = b"" if method.startswith("notif") else b'"id":1,'
-            assert post(client, b'{"jsonrpc":"2.0",' + ident + b'"method":"' + method.encode() + b'"}').status == 200
-    post(client, b'{"jsonrpc":"2.0","id":1,"result":{}}')
-    client.get("/mcp", method=b"DELETE")
-    client.get("/mcp")
-    post(client, b"{")
+            params = b',"params":{"name":"t"}' if method == "tools/call" else b""
+            assert session.post(b'{"jsonrpc":"2.0",' + ident + b'"method":"' + method.encode() + b'"' + params + b"}").status in (200, 202)
+    assert session.post(b'{"jsonrpc":"2.0","id":1,"result":{}}').status == 202
+    session.client.get("/mcp", method=b"DELETE")
+    session.client.get("/mcp")
+    session.post(b"{")
     after = gateway.metrics()
 
     def grown(**labels: str) -> float:
@@ -392,14 +473,18 @@ def test_calls_are_counted_by_method(client: Client, upstream: Upstream, gateway
 
     names = {"made/up": "other"}
     assert {m: grown(method=names.get(m, m)) for m in sent} == sent
+    assert grown(method="initialize") == grown(method="notifications/initialized") == 1
     assert grown(method="response") == grown(method="DELETE") == grown(method="GET") == 1
-    assert grown() == 12
+    assert grown() == 14
 
 
-def test_label_values_are_a_closed_set(client: Client, upstream: Upstream, gateway: Gateway) -> None:
-    upstream.play(Peer.serve)
+def test_label_values_are_a_closed_set(gateway: Gateway, talk: OpenTalk, upstream: Upstream) -> None:
+    upstream.play(as_mcp(lambda peer, request: peer.answer(request, result(request), head=b"Content-Type: application/json\r\n")))
     before = len(gateway.metrics())
+    session = talk(gateway)
     for i in range(200):
-        post(client, b'{"jsonrpc":"2.0","id":1,"method":"m/%d"}' % i)
-        client.get(f"/p{i}", method=b"M%d" % i, host=b"h%d.test" % i)
+        session.post(b'{"jsonrpc":"2.0","id":1,"method":"m/%d"}' % i)
+    upstream.play(Peer.serve)
+    for i in range(200):
+        session.client.get(f"/p{i}", method=b"M%d" % i, host=b"h%d.test" % i)
     assert len(gateway.metrics()) - before < 60

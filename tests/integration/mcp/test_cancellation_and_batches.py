@@ -20,8 +20,8 @@ def cancelled(server: McpServer) -> list[Any]:
     return [message["params"]["requestId"] for message in server.requests("notifications/cancelled")]
 
 
-def under_way(server: McpServer, tool: str = "wait", count: int = 1) -> None:
-    wait_until(lambda: len([m for m in server.requests("tools/call") if m["params"]["name"] == tool]) == count, what=f"{tool} is under way")
+def under_way(server: McpServer, tool: str = "wait") -> None:
+    wait_until(lambda: any(m["params"]["name"] == tool for m in server.requests("tools/call")), what=f"{tool} is under way")
 
 
 # ----------------------------------------------------------------------------------------------------------------- cancel
@@ -37,7 +37,7 @@ def test_a_cancelled_call(farm: Farm, path: str, prefix: str, warm: int) -> None
         thread = threading.Thread(target=lambda: answers.append(session.call(prefix + "wait", ident=77)))
         thread.start()
         under_way(farm.a)
-        asked = [m for m in farm.a.requests("tools/call") if m["params"]["name"] == "wait"][0]
+        asked = [m for m in farm.a.requests("tools/call") if m["params"]["name"] == "wait"][-1]
         assert session.notify("notifications/cancelled", {"requestId": 77, "reason": "enough"}).status == 202
         wait_until(lambda: cancelled(farm.a) == [asked["id"]], what="the target hears of it")
         assert farm.a.requests("notifications/cancelled")[0]["params"]["reason"] == "enough"
@@ -53,7 +53,6 @@ def test_a_cancelled_call(farm: Farm, path: str, prefix: str, warm: int) -> None
         assert session.call(prefix + "echo", ident=78).status == 200
 
 
-@pytest.mark.xfail(reason="traps-6: a cancelled call of the compiled path still gets its response", strict=True)
 def test_a_cancelled_call_gets_no_late_response(farm: Farm) -> None:
     with Session(farm.at("/one")) as session:
         for _ in range(6):
@@ -82,13 +81,12 @@ def test_cancelling_nothing(farm: Farm, params: dict[str, Any]) -> None:
 
 
 def test_cancelling_another_sessions_call(farm: Farm) -> None:
-    with Session(farm.at("/one")) as session, Session(farm.at("/one")) as stranger:
-        with _Later(session, "wait", "mine") as call:
-            under_way(farm.a)
-            stranger.notify("notifications/cancelled", {"requestId": "mine"})
-            assert stranger.call("echo").status == 200
-            farm.a.release()
-            assert call.answer().text == "released"
+    with Session(farm.at("/one")) as session, Session(farm.at("/one")) as stranger, _Later(session, "wait", "mine") as call:
+        under_way(farm.a)
+        stranger.notify("notifications/cancelled", {"requestId": "mine"})
+        assert stranger.call("echo").status == 200
+        farm.a.release()
+        assert call.answer().text == "released"
 
 
 class _Later:
@@ -128,22 +126,22 @@ def test_a_cancelled_call_of_a_program(farm: Farm, path: str, prefix: str) -> No
 
 
 @pytest.mark.parametrize("warm", [0, 2])
-@pytest.mark.parametrize(("path", "prefix", "name"), [("/modern", "", "m"), ("/mixed", "m_", "m"), ("/dual", "", "d"), ("/one", "", "a"), ("/two", "b_", "b")])
-def test_a_modern_disconnect_is_the_cancel(farm: Farm, path: str, prefix: str, name: str, warm: int) -> None:
-    server = getattr(farm, name)
-    at = farm.at("/patient" + path)
-    for _ in range(warm):
-        assert at.modern("tools/call", {"name": prefix + "echo"}).status == 200
-
-    def leave() -> None:
-        body, fields = modern_request("tools/call", {"name": prefix + "hang"}, 5, None, None, None)
-        connection = at.connect("POST", body, fields)
+def test_a_modern_disconnect_is_the_cancel(farm: Farm, warm: int) -> None:
+    """On every way to a target; a client that only closed its sending side gets a moment's grace."""
+    left = []
+    for path, prefix, server in (("/modern", "", farm.m), ("/mixed", "m_", farm.m), ("/dual", "", farm.d), ("/one", "", farm.a), ("/two", "b_", farm.b)):
+        at = farm.at("/patient" + path)
+        for _ in range(warm):
+            assert at.modern("tools/call", {"name": prefix + "echo"}).status == 200
+        body, fields = modern_request("tools/call", {"name": prefix + "hang"}, path, None, None, None)
+        left.append(at.connect("POST", body, fields))
         under_way(server, "hang")
+    wait_until(lambda: len([m for m in farm.m.requests("tools/call") if m["params"]["name"] == "hang"]) == 2, what="both are under way")
+    for connection in left:
         connection.sock.close()
         connection.close()
-
-    leave()
-    wait_until(lambda: server.given_up or cancelled(server), 3, what="the target hears of it")
+    for server, count in ((farm.m, 2), (farm.d, 1), (farm.a, 1), (farm.b, 1)):
+        wait_until(lambda: len(server.given_up) + len(cancelled(server)) >= count, 4, f"{server.offer.name} hears of it")
 
 
 @pytest.mark.parametrize("warm", [0, 2])

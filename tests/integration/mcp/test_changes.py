@@ -125,9 +125,7 @@ def test_one_get_stream_per_session(farm: Farm) -> None:
             assert second.message()["method"] == UPDATED
 
 
-@pytest.mark.parametrize("grown", [
-    pytest.param(1, marks=pytest.mark.xfail(strict=True, reason="traps-10: the only target names the backend")), 2,
-])
+@pytest.mark.parametrize("grown", [1, 2])
 def test_a_reload_is_told_and_sessions_go_on(start: Start, server: Callable[..., McpServer], grown: int) -> None:
     a, b = server(name="a"), server(name="b")
     more = [server(name="c")] if grown == 2 else []
@@ -155,9 +153,8 @@ def test_a_reload_is_told_and_sessions_go_on(start: Start, server: Callable[...,
 
 
 @pytest.mark.parametrize("era", ["legacy", "modern"])
-def test_listens_follow_a_reload(start: Start, server: Callable[..., McpServer], era: str, request: pytest.FixtureRequest) -> None:
+def test_listens_follow_a_reload(start: Start, server: Callable[..., McpServer], era: str) -> None:
     """The new target's changes are told, the removed one's stream ends."""
-    request.node.add_marker(pytest.mark.xfail(strict=True, reason="traps-11: listens keep the targets they began with"))
     a, b, c = server(name="a", era=era), server(name="b", era=era), server(name="c", era=era)
     port = free_port()
 

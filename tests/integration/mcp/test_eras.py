@@ -191,7 +191,9 @@ def test_rounds_for_legacy_callers(farm: Farm) -> None:
             await x.text(json.dumps(x.params["inputResponses"]))
             return
         await x.result({"resultType": "input_required", "requestState": f"{state}{number}", "inputRequests": {
-            f"k{number}": {"method": "elicitation/create", "params": {"mode": "form", "message": f"round {number}", "requestedSchema": {"type": "object", "properties": {}}}},
+            f"k{number}": {
+                "method": "elicitation/create",
+                "params": {"mode": "form", "message": f"round {number}", "requestedSchema": {"type": "object", "properties": {}}}},
             f"s{number}": {"method": "sampling/createMessage", "params": {"messages": [], "maxTokens": number + 1}},
         }})
 

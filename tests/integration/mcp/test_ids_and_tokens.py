@@ -250,20 +250,19 @@ def test_another_session_cannot_answer(farm: Farm) -> None:
 
 def test_questions_outside_any_call(farm: Farm) -> None:
     """Sampling belongs to a call (SEP-2260); with a GET stream it may be passed on, without one it is refused."""
-    with asking(farm.at("/one"), {"sampling": {}}) as session:
-        with session.listen() as stream:
-            wait_until(lambda: farm.a.listeners == 1, what="the upstream GET stream")
-            results: list[Any] = []
-            thread = threading.Thread(target=lambda: results.extend(farm.a.ask_all("ping", {})))
-            thread.start()
-            stream.patience(0.3)
-            try:
-                ask = stream.message()
-                session.answer(ask, {})
-            except TimeoutError:
-                pass
-            thread.join(5)
-            assert results[0]["result"] == {}
+    with asking(farm.at("/one"), {"sampling": {}}) as session, session.listen() as stream:
+        wait_until(lambda: farm.a.listeners == 1, what="the upstream GET stream")
+        results: list[Any] = []
+        thread = threading.Thread(target=lambda: results.extend(farm.a.ask_all("ping", {})))
+        thread.start()
+        stream.patience(0.3)
+        try:
+            ask = stream.message()
+            session.answer(ask, {})
+        except TimeoutError:
+            pass
+        thread.join(5)
+        assert results[0]["result"] == {}
 
 
 def test_client_progress_goes_to_who_asked(farm: Farm) -> None:

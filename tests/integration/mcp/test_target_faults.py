@@ -83,9 +83,8 @@ FAULTS: dict[str, Callable[[HttpExchange], Any]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_faulty_answer(way: tuple[Ask, McpServer, bool], fault: str, request: pytest.FixtureRequest) -> None:
+def test_a_faulty_answer(way: tuple[Ask, McpServer, bool], fault: str) -> None:
     ask, server, is_legacy = way
-    _expect(request, fault)
     calls = 0
 
     async def take(x: HttpExchange) -> bool:
@@ -105,17 +104,6 @@ def test_a_faulty_answer(way: tuple[Ask, McpServer, bool], fault: str, request: 
     assert calls == 1, "a call is not repeated"
     server.take = None
     assert "result" in ask("echo").message
-
-
-def _expect(request: pytest.FixtureRequest, fault: str) -> None:
-    """What the compiled path lets through (traps-3)."""
-    path, era, warm = request.node.callspec.params["way"]
-    relayed = {"200 without a body", "no JSON", "half a JSON", "no JSON-RPC", "another id", "a number for a string id", "neither result nor error",
-               "a request", "another type", "bad chunks"}
-    if path == "/two":
-        relayed -= {"200 without a body", "bad chunks"}
-    if warm and fault in relayed and (path, era) in (("/one", legacy), ("/two", legacy), ("/dual", legacy), ("/dual", modern), ("/modern", modern)):
-        request.node.add_marker(pytest.mark.xfail(strict=True, reason="traps-3: relayed unread"))
 
 
 STREAMS: dict[str, bytes] = {
@@ -151,10 +139,8 @@ def test_a_stream_that_breaks_off(way: tuple[Ask, McpServer, bool]) -> None:
     assert "result" in ask("echo").message
 
 
-def test_a_target_that_hangs(way: tuple[Ask, McpServer, bool], request: pytest.FixtureRequest) -> None:
+def test_a_target_that_hangs(way: tuple[Ask, McpServer, bool]) -> None:
     ask, server, is_legacy = way
-    if request.node.callspec.params["way"][:2] in (("/one", modern), ("/two", modern)):
-        pytest.xfail("traps-4: no deadline over the bridge")
     began = time.monotonic()
     is_one_error(ask("hang"), is_legacy)
     assert 0.8 < time.monotonic() - began < 2.5
@@ -211,41 +197,12 @@ def test_answers_without_end(farm: Farm, path: str, prefix: str, form: str) -> N
             sent += len(piece)
 
     server.on("endless", endless)
-    for era, warm in ((legacy, 0), (modern, 0)) if form == "json" else ((legacy, 0), (legacy, 2), (modern, 2)):
+    for era, warm in ((legacy, 0), (modern, 0), (legacy, 2), (modern, 2)):
         sent = 0
-        if era is modern and form == "json" and path == "/dual":
-            continue
         ask = era(farm.at(path), prefix, warm)
         is_one_error(ask("endless"), era is legacy)
         assert sent < 32 << 20, "it was read to its end"
         assert "result" in ask("echo").message
-
-
-def test_a_relayed_answer_without_end_is_the_callers_to_end(farm: Farm) -> None:
-    """What has begun as plain JSON passes at the caller's pace: nothing piles up, and it ends with the caller."""
-    sent = 0
-
-    async def endless(x: Exchange) -> None:
-        nonlocal sent
-        assert isinstance(x, HttpExchange)
-        await x._out(x._head(200, {"Content-Type": "application/json", "Transfer-Encoding": "chunked"}))
-        x.streaming = True
-        await x.write(b'{"jsonrpc":"2.0","id":' + x.raw_id + b',"result":{"content":[{"type":"text","text":"')
-        try:
-            while True:
-                await x.write(b"x" * 65536)
-                sent += 65536
-        finally:
-            sent = -1
-
-    farm.d.on("endless", endless)
-    at = farm.at("/dual")
-    assert at.modern("tools/call", {"name": "echo"}).status == 200
-    with at.modern_stream("tools/call", {"name": "endless"}) as stream:
-        assert stream.response.read(1000).startswith(b'{"jsonrpc"')
-        wait_until(lambda: (before := sent) > 0 and not time.sleep(0.1) and before == sent, what="the target is held up")
-        assert sent < 32 << 20
-    wait_until(lambda: sent == -1, what="the target's connection ended with the caller's")
 
 
 def test_notifications_without_end(farm: Farm) -> None:

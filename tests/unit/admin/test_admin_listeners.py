@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from agw.admin.server import AdminServer
 from agw.admin.stats import ReadinessServer, StatsServer
-from agw.shm.reader import McpSeries, RequestSeries, SlotView
+from agw.shm.reader import McpSeries, RequestSeries, SlotView, TargetNumbers, UpstreamSeries
 from agw.telemetry.collector import ConfigState, Labels, MetricsSource
 
 
@@ -39,6 +39,12 @@ class MemoryArena:
         )
 
     def mcp_series(self, slot: int) -> Iterable[McpSeries]:
+        return []
+
+    def upstream_series(self, slot: int) -> Iterable[UpstreamSeries]:
+        return []
+
+    def targets(self, slot: int) -> Iterable[TargetNumbers]:
         return []
 
 

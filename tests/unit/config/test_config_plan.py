@@ -306,7 +306,7 @@ def test_a_named_mcp_backend_keeps_its_name() -> None:
     assert built.routes[0].backends[0].policies == PolicyPlan(request_headers=HeaderOps([], [("x", "y")]))
 
 
-def test_the_mcp_block_serves_exactly_its_path() -> None:
+def test_the_mcp_block_serves_exactly_its_paths() -> None:
     built = plan(GATEWAY + "mcp: {targets: [{name: t, mcp: {host: 'a:1'}}], policies: {timeout: {requestTimeout: 1s}}}")
     (only,) = built.routes
     assert (only.name, only.matches) == ("mcp", [MatchPlan("exact", "/mcp"), MatchPlan("exact", "/sse")])

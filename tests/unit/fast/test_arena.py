@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agw._fast.arena import GAUGE_COUNT, MCP_BYTES, OVERFLOW_ID, SERIES_BYTES, Slot
+from agw._fast.arena import GAUGE_COUNT, MCP_BYTES, OVERFLOW_ID, SERIES_BYTES, TARGET_BYTES, TOOL_BYTES, Slot
 from agw._fast.exchange import METHODS, RPC_METHODS
 from agw._fast.forward import REASONS
+from agw._fast.outcome import OUTCOMES
 from agw.shm import layout
 from agw.shm.layout import Arena
 from agw.shm.reader import DURATION_BOUNDS_S, ArenaReader
@@ -24,10 +25,13 @@ from agw.shm.reader import DURATION_BOUNDS_S, ArenaReader
 FAST = Path(__file__).resolve().parents[3] / "agw" / "_fast"
 
 
-def small_slot(series_cap: int = 64, mcp_cap: int = 16) -> Slot:
+def small_slot(series_cap: int = 64, mcp_cap: int = 16, tool_cap: int = 8, target_cap: int = 4, memory: bytearray | None = None) -> Slot:
     series = 512 + 8 * GAUGE_COUNT
     mcp = series + series_cap * SERIES_BYTES
-    return Slot(bytearray(mcp + mcp_cap * MCP_BYTES), 0, 0, 512, series, series_cap, mcp, mcp_cap)
+    tools = mcp + mcp_cap * MCP_BYTES
+    targets = tools + tool_cap * TOOL_BYTES
+    room = bytearray(targets + target_cap * TARGET_BYTES) if memory is None else memory
+    return Slot(room, 0, 0, 512, series, series_cap, mcp, mcp_cap, tools, tool_cap, targets, target_cap)
 
 
 def in_child(body: Callable[[], None]) -> int:
@@ -63,7 +67,8 @@ def test_the_methods_follow_the_enumeration() -> None:
 def test_numbers_fit_the_bits_of_a_key() -> None:
     assert len(METHODS) <= 16
     assert len(REASONS) <= 64
-    assert len(RPC_METHODS) <= 0x10000
+    assert len(RPC_METHODS) <= 64
+    assert len(OUTCOMES) <= 31
     assert len(set(RPC_METHODS)) == len(RPC_METHODS)
 
 
@@ -71,8 +76,10 @@ def test_the_parts_of_a_slot_do_not_overlap() -> None:
     assert layout.PAGE >= 8 * 7
     assert layout.GAUGES_AT >= 8 * 6
     assert layout.GAUGES_AT + 8 * GAUGE_COUNT <= layout.SLOT_HEAD
-    assert layout.SLOT_HEAD + layout.SERIES_ROWS * SERIES_BYTES + layout.MCP_ROWS * MCP_BYTES == layout.SLOT_BYTES
-    assert SERIES_BYTES % 64 == 0
+    assert layout.SLOT_BYTES == (
+        layout.SLOT_HEAD + layout.SERIES_ROWS * SERIES_BYTES + layout.MCP_ROWS * MCP_BYTES + layout.TOOL_ROWS * TOOL_BYTES
+        + layout.TARGET_ROWS * TARGET_BYTES)
+    assert SERIES_BYTES % 64 == MCP_BYTES % 64 == 0
     assert layout.PAGE % 64 == layout.SLOT_HEAD % 64 == layout.SLOT_BYTES % 64 == 0
     for rows in (layout.SERIES_ROWS, layout.MCP_ROWS):
         assert rows & (rows - 1) == 0
@@ -87,12 +94,18 @@ def test_a_slot_outside_its_memory_is_refused(arguments: tuple[int, int, int]) -
     room, series_cap, mcp_cap = arguments
     memory = bytearray(1024 + room * SERIES_BYTES + 16 * MCP_BYTES)
     with pytest.raises(ValueError):
-        Slot(memory, 0, 0, 512, 1024, series_cap, 1024 + series_cap * SERIES_BYTES, mcp_cap)
+        Slot(memory, 0, 0, 512, 1024, series_cap, 1024 + series_cap * SERIES_BYTES, mcp_cap, 0, 2, 0, 0)
+
+
+@pytest.mark.parametrize(("tools", "targets"), [(1, 0), (1025, 0), (2, 10_000)])
+def test_tables_that_do_not_fit_are_refused(tools: int, targets: int) -> None:
+    with pytest.raises(ValueError):
+        Slot(bytearray(1 << 20), 0, 0, 512, 1024, 64, 32768, 16, 65536, tools, 262144, targets)
 
 
 def test_read_only_memory_is_refused() -> None:
     with pytest.raises(BufferError):
-        Slot(bytes(1 << 20), 0, 0, 512, 1024, 64, 32768, 16)  # type: ignore[arg-type]
+        Slot(bytes(1 << 20), 0, 0, 512, 1024, 64, 32768, 16, 65536, 2, 66000, 1)  # type: ignore[arg-type]
 
 
 def test_words_have_64_bits_and_no_sign() -> None:
@@ -145,7 +158,7 @@ def test_a_full_table_counts_the_rest_in_one_row() -> None:
     for _ in range(2):
         for route in range(500):
             slot.observe_request(route, 0, 1, 200, 0, 1000, 10)
-            slot.observe_mcp(route, 0, 9)
+            slot.observe_mcp(route, 0, 9, 0, 0, 1000)
     rows = slot.read_series()
     assert sum(row[5] for row in rows) == 1000
     assert sum(row[6] for row in rows) == 10_000
@@ -154,8 +167,8 @@ def test_a_full_table_counts_the_rest_in_one_row() -> None:
     assert len(rest) == 1
     assert rest[0][5] == 2 * (500 - 63)
     mcp = slot.read_mcp()
-    assert sum(row[3] for row in mcp) == 1000
-    assert [row[3] for row in mcp if row[0] == OVERFLOW_ID] == [2 * (500 - 15)]
+    assert sum(sum(row[7]) for row in mcp) == 1000
+    assert [sum(row[7]) for row in mcp if row[1] == OVERFLOW_ID] == [2 * (500 - 15)]
 
 
 def test_live_gauges_go_with_the_process_and_totals_stay() -> None:
@@ -166,6 +179,80 @@ def test_live_gauges_go_with_the_process_and_totals_stay() -> None:
     gauges = dict(zip(layout.GAUGES, slot.read_gauges(), strict=True))
     assert gauges["access_log_dropped_total"] == 7
     assert gauges["loop_lag_ns"] == 0
+
+
+MCP_ROWS = st.tuples(
+    st.booleans(), st.sampled_from([0, 0xFFFFE]), st.sampled_from([0, 0xFFFE]), st.integers(0, len(RPC_METHODS) - 1), st.sampled_from([0, 2, 1023]),
+    st.integers(0, len(OUTCOMES) - 1), st.integers(0, 100_000_000_000))
+
+
+@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@given(st.lists(MCP_ROWS, max_size=60))
+def test_mcp_rows_add_up_to_what_was_observed(observed: list[tuple[bool, int, int, int, int, int, int]]) -> None:
+    slot = small_slot(mcp_cap=256)
+    expected: dict[tuple[object, ...], list[int]] = {}
+    for upstream, route, backend, method, tool, outcome, took in observed:
+        if upstream:
+            slot.observe_upstream(backend, method, outcome, took)
+        else:
+            slot.observe_mcp(route, backend, method, tool, outcome, took)
+        key = (True, 0, backend, method, 0, outcome) if upstream else (False, route, backend, method, tool, outcome)
+        row = expected.setdefault(key, [0] * 16)
+        row[0] += took
+        row[1 + sum(took > bound * 1e9 for bound in DURATION_BOUNDS_S)] += 1
+    assert {row[:6]: [row[6], *row[7]] for row in slot.read_mcp()} == expected
+
+
+def test_names_of_tools_get_numbers_once_and_are_bounded() -> None:
+    slot = small_slot(tool_cap=5)
+    assert slot.find_tool(1, b"a") == 0
+    assert [slot.learn_tool(1, b"a"), slot.learn_tool(2, b"a"), slot.learn_tool(1, b"a"), slot.learn_tool(1, b"b")] == [2, 3, 2, 4]
+    assert slot.learn_tool(1, b"no room") == 1
+    assert slot.find_tool(1, b"no room") == 0
+    assert slot.find_tool(2, b"a") == 3
+    assert slot.learn_tool(1, b"") == 0
+    assert slot.read_tools() == {2: b"a", 3: b"a", 4: b"b"}
+
+
+def test_a_name_that_is_too_long_is_one_of_the_others() -> None:
+    slot = small_slot()
+    assert slot.learn_tool(1, b"x" * 152) == 2
+    assert slot.learn_tool(1, b"x" * 153) == 1
+
+
+def test_a_successor_goes_on_with_the_names() -> None:
+    memory = bytearray(1 << 20)
+    first = small_slot(memory=memory)
+    first.learn_tool(7, b"one")
+    first.learn_tool(7, b"two")
+    second = small_slot(memory=memory)
+    second.recall_tools()
+    assert second.find_tool(7, b"two") == 3
+    assert second.learn_tool(7, b"three") == 4
+
+
+def test_targets_are_written_anew_and_go_with_the_process() -> None:
+    slot = small_slot(target_cap=3)
+    slot.set_targets([(n, (n, 1)) for n in range(5)])
+    assert [(label, numbers[:3]) for label, numbers in slot.read_targets()] == [(0, (0, 1, 0)), (1, (1, 1, 0)), (2, (2, 1, 0))]
+    slot.set_targets([(9, (4,))])
+    assert [(label, numbers[0]) for label, numbers in slot.read_targets()] == [(9, 4)]
+    slot.reset_live_gauges()
+    assert slot.read_targets() == []
+
+
+def test_gauges_are_set_by_their_place() -> None:
+    slot = small_slot()
+    slot.set_gauge(layout.GAUGES.index("mcp_sessions"), 5)
+    slot.add_gauge(layout.GAUGES.index("mcp_children_started_total"), 2)
+    slot.add_gauge(layout.GAUGES.index("mcp_children_started_total"), 3)
+    gauges = dict(zip(layout.GAUGES, slot.read_gauges(), strict=True))
+    assert (gauges["mcp_sessions"], gauges["mcp_children_started_total"]) == (5, 5)
+    slot.reset_live_gauges()
+    gauges = dict(zip(layout.GAUGES, slot.read_gauges(), strict=True))
+    assert (gauges["mcp_sessions"], gauges["mcp_children_started_total"]) == (0, 5)
+    with pytest.raises(IndexError):
+        slot.set_gauge(GAUGE_COUNT, 1)
 
 
 # ---------------------------------------------------------------------------------------------------- over processes
@@ -182,7 +269,7 @@ def test_what_children_write_the_parent_reads() -> None:
             slot.set(layout.W_HEARTBEAT, time.monotonic_ns())
             for i in range(3000):
                 slot.observe_request(i % 7, index, 1, 200, 0, i * 1000, 5)
-                slot.observe_mcp(i % 7, index, 10)
+                slot.observe_mcp(i % 7, index, 10, 0, 0, 2000)
             slot.add_dropped(index)
 
         return body
@@ -197,7 +284,7 @@ def test_what_children_write_the_parent_reads() -> None:
         assert sum(row.count for row in rows) == 3000
         assert sum(sum(row.buckets) for row in rows) == 3000
         assert sum(row.duration_sum_ns for row in rows) == sum(range(3000)) * 1000
-        assert Counter({row.route_id: row.count for row in arena.mcp_series(index)}).total() == 3000
+        assert Counter({row.route_id: sum(row.buckets) for row in arena.mcp_series(index)}).total() == 3000
         assert {(row.method, row.resource_type) for row in arena.mcp_series(index)} == {("tools/call", "tool")}
         assert arena.gauges(index)["access_log_dropped_total"] == index
     views = arena.slots()

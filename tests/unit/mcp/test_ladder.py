@@ -10,7 +10,7 @@ import pytest
 
 from agw.mcp.errors import RpcError
 from agw.mcp.ladder import accepts, check_capability, has_capability, is_json, judge, supported
-from agw.mcp.message import members, parse
+from agw.mcp.message import MessageError, members, parse
 from agw.mcp.revisions import ALL, METHODS
 
 MODERN = "2026-07-28"
@@ -206,7 +206,6 @@ def test_a_notification_needs_the_version_only(mirror: list[str]) -> None:
 @pytest.mark.parametrize(
     "params",
     [
-        b'{"_meta":{},"_meta":%b}',
         b'{"_meta":%b,"arguments":{},"arguments":{"a":1}}',
         b'{"_meta":{"io.modelcontextprotocol/protocolVersion":"x","io.modelcontextprotocol/protocolVersion":"2026-07-28",'
         b'"io.modelcontextprotocol/clientCapabilities":{}},"x":%b}',
@@ -218,6 +217,12 @@ def test_deciding_members_occur_once(params: bytes) -> None:
     raw = b'{"jsonrpc":"2.0","id":1,"method":"tools/list","params":%b}' % (params % orjson.dumps(meta()))
     error = refused(fields(mcp_protocol_version=MODERN, mcp_method="tools/list"), raw)
     assert (error.code, error.status) == (-32600, 400)
+
+
+def test_a_second_meta_is_no_message() -> None:
+    """The scanner sees to it, before anybody judges."""
+    with pytest.raises(MessageError):
+        parse(b'{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{"_meta":{},"_meta":%b}}' % orjson.dumps(meta()))
 
 
 def test_the_same_name_elsewhere_and_escapes_are_fine() -> None:

@@ -13,7 +13,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from prometheus_client.registry import CollectorRegistry
 
-from agw.shm.reader import DURATION_BOUNDS_S, McpSeries, RequestSeries, SlotView
+from agw.shm.layout import TARGET_GAUGES
+from agw.shm.reader import DURATION_BOUNDS_S, McpSeries, RequestSeries, SlotView, TargetNumbers, UpstreamSeries
 from agw.telemetry.collector import (
     ArenaCollector,
     BackendLabels,
@@ -35,6 +36,8 @@ class MemoryArena:
     def __init__(self, slots: int) -> None:
         self.rows: list[list[RequestSeries]] = [[] for _ in range(slots)]
         self.mcp: list[list[McpSeries]] = [[] for _ in range(slots)]
+        self.upstream: list[list[UpstreamSeries]] = [[] for _ in range(slots)]
+        self.of_targets: list[list[TargetNumbers]] = [[] for _ in range(slots)]
         self.numbers: list[dict[str, int]] = [{} for _ in range(slots)]
 
     def slots(self) -> list[SlotView]:
@@ -45,6 +48,12 @@ class MemoryArena:
 
     def mcp_series(self, slot: int) -> Iterable[McpSeries]:
         return self.mcp[slot]
+
+    def upstream_series(self, slot: int) -> Iterable[UpstreamSeries]:
+        return self.upstream[slot]
+
+    def targets(self, slot: int) -> Iterable[TargetNumbers]:
+        return self.of_targets[slot]
 
     def gauges(self, slot: int) -> dict[str, int]:
         return self.numbers[slot]
@@ -60,6 +69,14 @@ def row(route: int, backend: int, *, count: int = 1, bucket: int = 0, status: in
     return RequestSeries(route, backend, "POST", status, "Upstream", count, count * 100, count * 1_000_000, buckets)
 
 
+def buckets_of(count: int, bucket: int) -> tuple[int, ...]:
+    return tuple(count if index == bucket else 0 for index in range(BUCKETS))
+
+
+def mcp_row(route: int, backend: int, *, count: int = 1, bucket: int = 0, code: str = "", tool: str = "echo") -> McpSeries:
+    return McpSeries(route, backend, "tools/call", "tool", tool, code, count * 1_000_000, buckets_of(count, bucket))
+
+
 def busy_arena(slots: int, series: int) -> tuple[MemoryArena, Labels]:
     """Every slot has the same `series` label combinations."""
     arena = MemoryArena(slots)
@@ -67,7 +84,9 @@ def busy_arena(slots: int, series: int) -> tuple[MemoryArena, Labels]:
         arena.rows[slot] = [
             row(number, number % 50, count=number + 1, bucket=number % BUCKETS) for number in range(series)
         ]
-        arena.mcp[slot] = [McpSeries(number, 1, "tools/call", "tool", number) for number in range(20)]
+        arena.mcp[slot] = [mcp_row(number, 1, count=number + 1, code="tool" if number % 2 else "") for number in range(20)]
+        arena.upstream[slot] = [UpstreamSeries(number, "tools/call", "ok", 5_000_000, buckets_of(1, 2)) for number in range(3)]
+        arena.of_targets[slot] = [TargetNumbers(number, dict.fromkeys(TARGET_GAUGES, number + 1)) for number in range(3)]
         arena.numbers[slot] = {metric.source: 1_234_567 for metric in METRICS if metric.origin == "worker"}
     routes = {number: RouteLabels("8080", "default", "http", f"route-{number}", "rule-0") for number in range(series)}
     backends = {number: BackendLabels(f"backend-{number}", "mcp", f"server-{number}") for number in range(50)}
@@ -108,7 +127,16 @@ def test_the_arena_numbers_of_the_table_are_the_agreed_ones() -> None:
         "loop_lag_ns",
         "tls_handshakes_total",
         "tls_handshake_failures_total",
+        "mcp_sessions",
+        "mcp_replicas",
+        "mcp_streams",
+        "mcp_parked",
+        "mcp_children_started_total",
+        "mcp_children_restarted_total",
+        "mcp_children_failed_total",
     }
+    named = {metric.source for metric in METRICS if metric.origin == "target"} - {"items"}
+    assert named | {"tools", "prompts", "resources", "templates"} == set(TARGET_GAUGES)
 
 
 def test_request_metrics_have_the_names_and_labels_of_agentgateway() -> None:
@@ -142,10 +170,34 @@ def test_slots_are_summed_by_label() -> None:
 def test_ids_without_names_fall_together_as_unknown() -> None:
     arena = MemoryArena(1)
     arena.rows = [[row(7, 7, count=2), row(8, 9, count=3)]]
-    arena.mcp = [[McpSeries(7, 7, "tools/list", "unknown", 4)]]
+    arena.mcp = [[McpSeries(7, 7, "tools/list", "unknown", "unknown", "", 4_000_000, buckets_of(4, 0))]]
     families = {family.metric.name: family.rows for family in source_over(arena).read()}
     assert families["requests"] == {("unknown", "unknown", "POST", "200", "Upstream", *["unknown"] * 5): 5}
     assert families["mcp_requests"] == {("tools/list", "unknown", "unknown", "unknown", *["unknown"] * 5): 4}
+
+
+def test_mcp_requests_are_counted_over_all_outcomes_and_errors_by_class() -> None:
+    arena = MemoryArena(2)
+    arena.mcp = [[mcp_row(1, 1, count=2), mcp_row(1, 1, count=3, bucket=4, code="tool")], [mcp_row(1, 1, count=5, code="-32603"), mcp_row(1, 1, tool="x")]]
+    labels = Labels({1: RouteLabels("b", "g", "l", "r", "x")}, {1: BackendLabels("up", "mcp", "files")})
+    families = {family.metric.name: family.rows for family in source_over(arena, labels).read()}
+    place = ("b", "g", "l", "r", "x")
+    assert families["mcp_requests"] == {("tools/call", "tool", "files", "echo", *place): 10, ("tools/call", "tool", "files", "x", *place): 1}
+    assert families["mcp_errors"] == {
+        ("tools/call", "tool", "files", "echo", "tool", *place): 3, ("tools/call", "tool", "files", "echo", "-32603", *place): 5}
+    took = families["mcp_request_duration_seconds"]["tools/call", "tool", "files", "echo", *place]
+    assert took == Distribution((7, 7, 7, 7, *([10] * 11)), 0.01)
+
+
+def test_numbers_of_targets() -> None:
+    arena = MemoryArena(2)
+    arena.upstream = [[UpstreamSeries(1, "tools/call", "ok", 2_000_000, buckets_of(2, 0))], [UpstreamSeries(1, "tools/call", "ok", 0, buckets_of(1, 1))]]
+    arena.of_targets = [[TargetNumbers(1, {"healthy": 1, "children": 0, "tools": 12, "prompts": 0})], []]
+    families = {family.metric.name: family.rows for family in source_over(arena, Labels({}, {1: BackendLabels("up", "mcp", "files")})).read()}
+    assert families["mcp_upstream_duration_seconds"] == {("up", "files", "tools/call", "ok"): Distribution((2, *([3] * 14)), 0.002)}
+    assert families["mcp_target_healthy"] == {("0", "up", "files"): 1}
+    assert families["mcp_target_children"] == {("0", "up", "files"): 0}
+    assert families["mcp_catalogue_items"] == {("0", "up", "files", "tools"): 12}
 
 
 def test_worker_numbers_carry_the_slot_and_their_unit() -> None:
