@@ -11,8 +11,8 @@ import pytest
 
 from tests.integration.mcp.conftest import Farm
 from tests.peers.mcp_client import Answer, Endpoint, Session, modern_request
+from tests.peers.mcp_exchange import HttpExchange
 from tests.peers.mcp_script import Exchange
-from tests.peers.mcp_server import HttpExchange
 
 PATHS = [("/one", "", "a"), ("/two", "a_", "a"), ("/modern", "", "m"), ("/mixed", "m_", "m"), ("/dual", "", "d")]
 NUMBERS = (
@@ -158,7 +158,8 @@ def test_schemas_survive(start: Callable[..., Any], server: Callable[..., Any]) 
 
 
 @pytest.mark.parametrize("capabilities", [
-    {}, {"elicitation": {}}, {"elicitation": None}, {"elicitation": {"form": {}, "url": {}}}, {"sampling": {"tools": {}}, "experimental": {"x": {"y": 1}}, "unknown": []},
+    {}, {"elicitation": {}}, {"elicitation": None}, {"elicitation": {"form": {}, "url": {}}},
+    {"sampling": {"tools": {}}, "experimental": {"x": {"y": 1}}, "unknown": []},
 ])
 def test_capabilities_absent_null_and_empty(farm: Farm, capabilities: dict[str, Any]) -> None:
     for path in ("/one", "/two"):

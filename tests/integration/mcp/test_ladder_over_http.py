@@ -106,7 +106,9 @@ def test_accept_of_nothing_usable(farm: Farm, at: Endpoint, value: str) -> None:
     assert nothing_reached(farm)
 
 
-@pytest.mark.parametrize("value", ["*/*", "application/*", "text/html, */*;q=0.1", "application/json", "text/event-stream", "application/json;q=0.5,text/event-stream;q=0.1", ""])
+@pytest.mark.parametrize("value", [
+    "*/*", "application/*", "text/html, */*;q=0.1", "application/json", "text/event-stream", "application/json;q=0.5,text/event-stream;q=0.1", "",
+])
 def test_accept_is_read_leniently(at: Endpoint, value: str) -> None:
     answer = at.post(initialize(), {"Accept": value})
     assert answer.status == 200
@@ -285,7 +287,8 @@ def test_a_modern_batch_and_response(farm: Farm, at: Endpoint) -> None:
 
 
 def test_a_modern_notification_has_no_answer(at: Endpoint) -> None:
-    answer = at.post({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}}, {"MCP-Protocol-Version": MODERN, "Mcp-Method": "notifications/cancelled"})
+    note = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}}
+    answer = at.post(note, {"MCP-Protocol-Version": MODERN, "Mcp-Method": "notifications/cancelled"})
     assert (answer.status, answer.body) == (202, b"")
 
 
