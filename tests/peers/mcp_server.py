@@ -39,6 +39,7 @@ class McpServer:
         self.port = 0
         self._old: dict[str, Session] = {}
         self._connections: set[asyncio.StreamWriter] = set()
+        self._serving: set[asyncio.Task[Any]] = set()
         self._listens: dict[str, tuple[HttpExchange, asyncio.Event]] = {}
 
     # ------------------------------------------------------------------------------------------------ life
@@ -67,7 +68,14 @@ class McpServer:
         ready.set()
         await self._over.wait()
         self._server.close()
-        self._abort_all()
+        for _ in range(5):
+            # Connections that were being accepted become tasks, and transports close their sockets, in turns of their own.
+            await asyncio.sleep(0)
+            self._abort_all()
+            serving = list(self._serving)
+            for task in serving:
+                task.cancel()
+            await asyncio.gather(*serving, return_exceptions=True)
 
     async def _listen(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=1 << 26, reuse_address=True)
@@ -185,6 +193,9 @@ class McpServer:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._connections.add(writer)
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
         try:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
@@ -205,6 +216,7 @@ class McpServer:
             pass
         finally:
             self._connections.discard(writer)
+            self._serving.discard(task)
             writer.transport.abort()
 
     async def _body(self, reader: asyncio.StreamReader, headers: dict[str, str]) -> bytes:
