@@ -68,23 +68,14 @@ class McpServer:
         ready.set()
         await self._over.wait()
         self._server.close()
-<<<<<<< HEAD
-        # A connection that was accepted just now becomes known one turn later; the loop must not end before its transport.
-        for _ in range(100):
-            self._abort_all()
-            await asyncio.sleep(0.001)
-            if not self._connections:
-                break
-=======
         for _ in range(5):
             # Connections that were being accepted become tasks, and transports close their sockets, in turns of their own.
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
             self._abort_all()
             serving = list(self._serving)
             for task in serving:
                 task.cancel()
             await asyncio.gather(*serving, return_exceptions=True)
->>>>>>> wt-traps
 
     async def _listen(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=1 << 26, reuse_address=True)

@@ -193,13 +193,7 @@ def test_rounds_for_legacy_callers(farm: Farm) -> None:
             return
         form = {"mode": "form", "message": f"round {number}", "requestedSchema": {"type": "object", "properties": {}}}
         await x.result({"resultType": "input_required", "requestState": f"{state}{number}", "inputRequests": {
-<<<<<<< HEAD
-            f"k{number}": {
-                "method": "elicitation/create",
-                "params": {"mode": "form", "message": f"round {number}", "requestedSchema": {"type": "object", "properties": {}}}},
-=======
             f"k{number}": {"method": "elicitation/create", "params": form},
->>>>>>> wt-traps
             f"s{number}": {"method": "sampling/createMessage", "params": {"messages": [], "maxTokens": number + 1}},
         }})
 
