@@ -14,6 +14,7 @@ class Client:
     def __init__(self) -> None:
         self.written: list[bytes] = []
         self.on_close: object = None
+        self.open = True
 
     def start(self, status: int, lines: bytes) -> None:
         """The head."""
