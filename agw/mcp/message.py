@@ -156,6 +156,8 @@ def one_line(raw: bytes) -> bytes:
     try:
         return msgspec.json.format(raw, indent=-1)
     except msgspec.DecodeError:
+        if b"\\u" not in raw:
+            raise
         return b"".join([found[0] if found[0][:1] == b'"' else b"".join(found[0].split()) for found in _STRETCH.finditer(raw)])
 
 

@@ -13,8 +13,9 @@ from tests.integration.conftest import Start
 from tests.integration.mcp.conftest import Farm, configuration, http_target, route
 from tests.kits.gateway import wait_until
 from tests.peers.mcp_client import META, MODERN, Answer, Endpoint, Session
+from tests.peers.mcp_exchange import HttpExchange
 from tests.peers.mcp_script import Exchange
-from tests.peers.mcp_server import HttpExchange, McpServer
+from tests.peers.mcp_server import McpServer
 
 LEGACY_PLACES = [("/one", ""), ("/two", "a_"), ("/stdio", ""), ("/pair", "s_"), ("/mixed", "a_")]
 ASK = {"method": "sampling/createMessage", "params": {"messages": [], "maxTokens": 1}}
@@ -190,10 +191,9 @@ def test_rounds_for_legacy_callers(farm: Farm) -> None:
         if number == 2:
             await x.text(json.dumps(x.params["inputResponses"]))
             return
+        form = {"mode": "form", "message": f"round {number}", "requestedSchema": {"type": "object", "properties": {}}}
         await x.result({"resultType": "input_required", "requestState": f"{state}{number}", "inputRequests": {
-            f"k{number}": {
-                "method": "elicitation/create",
-                "params": {"mode": "form", "message": f"round {number}", "requestedSchema": {"type": "object", "properties": {}}}},
+            f"k{number}": {"method": "elicitation/create", "params": form},
             f"s{number}": {"method": "sampling/createMessage", "params": {"messages": [], "maxTokens": number + 1}},
         }})
 

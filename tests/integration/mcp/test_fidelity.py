@@ -11,8 +11,8 @@ import pytest
 
 from tests.integration.mcp.conftest import Farm
 from tests.peers.mcp_client import Answer, Endpoint, Session, modern_request
+from tests.peers.mcp_exchange import HttpExchange
 from tests.peers.mcp_script import Exchange
-from tests.peers.mcp_server import HttpExchange
 
 PATHS = [("/one", "", "a"), ("/two", "a_", "a"), ("/modern", "", "m"), ("/mixed", "m_", "m"), ("/dual", "", "d")]
 NUMBERS = (

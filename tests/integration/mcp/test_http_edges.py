@@ -11,8 +11,9 @@ import pytest
 from tests.integration.conftest import Start
 from tests.integration.mcp.conftest import Farm, configuration, http_target, route
 from tests.peers.mcp_client import Endpoint, Session
+from tests.peers.mcp_exchange import HttpExchange
 from tests.peers.mcp_script import Exchange
-from tests.peers.mcp_server import HttpExchange, McpServer
+from tests.peers.mcp_server import McpServer
 
 SECRETS = {
     "Authorization": "Bearer secret-token", "Cookie": "sid=secret-cookie", "Proxy-Authorization": "Basic c2VjcmV0", "X-Api-Key": "secret-key",
@@ -107,7 +108,6 @@ def test_param_headers_go_on_and_are_checked(start: Start, server: Callable[...,
             assert value.startswith("=?base64?")
 
 
-@pytest.mark.xfail(strict=True, reason="traps-13: a tool that wants headers is learned by the compiled path")
 def test_a_missing_param_header_is_always_noticed(start: Start, server: Callable[..., McpServer]) -> None:
     schema = {"type": "object", "properties": {"region": {"type": "string", "x-mcp-header": "Region"}}}
     m, b = server(name="m", era="modern", lists={"tools": [{"name": "echo", "inputSchema": schema}]}), server(name="b", era="modern")
@@ -146,7 +146,8 @@ def test_compressed_event_streams(farm: Farm, path: str, prefix: str, name: str)
     at = farm.at(path)
     with Session(at) as session:
         for _ in range(3):
-            for answer in (session.call(prefix + "echo", meta={"progressToken": 5}), at.modern("tools/call", {"name": prefix + "echo"}, meta={"progressToken": 5})):
+            modern = at.modern("tools/call", {"name": prefix + "echo"}, meta={"progressToken": 5})
+            for answer in (session.call(prefix + "echo", meta={"progressToken": 5}), modern):
                 assert answer.text == "squeezed"
                 assert "content-encoding" not in answer.headers
                 assert len(answer.messages) == 2
@@ -231,11 +232,12 @@ def test_secrets_are_never_logged(start: Start, server: Callable[..., McpServer]
         session.request("tools/call", {"name": "a_echo", "arguments": {"password": secret}}, headers=headers)
         session.request("tools/call", {"name": "a_die", "arguments": {"password": secret}}, headers=headers)
         session.request("tools/call", {"name": f"zzz-{secret}"[:4], "arguments": {"password": secret}}, headers=headers)
-        with session.open_call("m_ask", {"method": "elicitation/create", "params": {"message": secret, "requestedSchema": {"type": "object", "properties": {}}}}) as stream:
+        asked = {"method": "elicitation/create", "params": {"message": secret, "requestedSchema": {"type": "object", "properties": {}}}}
+        with session.open_call("m_ask", asked) as stream:
             question = stream.until(lambda m: m.get("method") == "elicitation/create")
             session.answer(question, {"action": "accept", "content": {"pin": secret}})
             stream.until(lambda m: "result" in m)
-        first = at.modern("tools/call", {"name": "m_ask", "arguments": {"method": "elicitation/create", "params": {"message": secret}}}, capabilities={"elicitation": {}})
+        first = at.modern("tools/call", {"name": "m_ask", "arguments": asked}, capabilities={"elicitation": {}})
         state = first.result["requestState"]
         sid = session.id
     gateway.stop()

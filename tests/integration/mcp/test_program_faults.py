@@ -175,7 +175,9 @@ def test_eras_are_not_mixed_on_one_process(gateway: Gateway) -> None:
 SHELL_SERVER = r"""
 while read -r line; do
   case "$line" in
-    *'"initialize"'*) printf '%s\n' '{"jsonrpc":"2.0","id":"agw-initialize","result":{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":{"name":"sh","version":"1"}}}';;
+    *'"initialize"'*)
+      result='{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":{"name":"sh","version":"1"}}'
+      printf '%s\n' '{"jsonrpc":"2.0","id":"agw-initialize","result":'"$result"'}';;
   esac
 done
 """

@@ -12,8 +12,9 @@ from tests.integration.conftest import Start
 from tests.integration.mcp.conftest import Farm, configuration, http_target, route
 from tests.kits.gateway import wait_until
 from tests.peers.mcp_client import Endpoint, Session, Stream
+from tests.peers.mcp_exchange import HttpExchange
 from tests.peers.mcp_script import LEGACY, Exchange
-from tests.peers.mcp_server import HttpExchange, McpServer
+from tests.peers.mcp_server import McpServer
 
 
 def in_steps(server: McpServer, steps: int = 5) -> list[int]:

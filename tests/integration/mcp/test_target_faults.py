@@ -17,8 +17,9 @@ import pytest
 from tests.integration.mcp.conftest import Farm
 from tests.kits.gateway import open_fds, wait_until
 from tests.peers.mcp_client import Answer, Endpoint, Session, call
+from tests.peers.mcp_exchange import HttpExchange
 from tests.peers.mcp_script import Exchange
-from tests.peers.mcp_server import HttpExchange, McpServer
+from tests.peers.mcp_server import McpServer
 
 Ask = Callable[[str], Answer]
 
@@ -134,7 +135,7 @@ def test_a_faulty_stream(way: tuple[Ask, McpServer, bool], fault: str) -> None:
 
 
 def test_a_stream_that_breaks_off(way: tuple[Ask, McpServer, bool]) -> None:
-    ask, server, is_legacy = way
+    ask, _, is_legacy = way
     is_one_error(ask("half"), is_legacy)
     assert "result" in ask("echo").message
 

@@ -45,7 +45,7 @@ def test_bounds() -> None:
     assert (found.cut, len(found.arrays), len(asked)) == ("bytes", 2, 3)
 
 
-@pytest.mark.parametrize("page", [b"{}", b'{"tools":null}', b'{"tools":{}}', b"[]", b'{"tools":[{"name":"\\ud800"}]}'])
+@pytest.mark.parametrize("page", [b"{}", b'{"tools":null}', b'{"tools":{}}', b"[]"])
 def test_no_list_is_an_error(page: bytes) -> None:
     with pytest.raises(MessageError):
         drained(page)
