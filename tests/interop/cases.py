@@ -52,6 +52,8 @@ DUAL_ERA: Profile = {
 
 EVERYTHING: Profile = {
     "modern": False,
+    # What it tells a session of, it is asked for in that very session; a modern caller has none.
+    "legacy_only": ["idle", "subscribe"],
     "gone": 400,
     "tools": 15,  # depends on the capabilities of the client: ours declare elicitation by form and by URL
     "pages": 1,
@@ -134,6 +136,11 @@ class Client:
     modern_only: bool = False
     sse: bool = True
     declares: bool = True
+
+    @property
+    def prefers_modern(self) -> bool:
+        """Whether it is modern where it can be."""
+        return self.modern_only or self.mode == "auto"
 
 
 CLIENTS = [

@@ -84,7 +84,8 @@ def drive(client: cases.Client, url: str, profile: cases.Profile) -> Results:
 def matrix_row(server: str, client: cases.Client, gateway: Gateway, direct: str | None, profile: cases.Profile) -> Row:
     """Run a client through the gateway, which speaks both eras whatever the server does, and directly what failed."""
     before = gateway.connections()
-    results = drive(client, gateway.url, {**profile, "modern": True, "gone": 404})
+    lacking = dict.fromkeys(profile.get("legacy_only", ()) if client.prefers_modern else ())
+    results = drive(client, gateway.url, {**profile, "modern": True, "gone": 404, **lacking})
     after = gateway.connections()
     row = Row(server, client.name, results, "+".join(str(new - old) for old, new in zip(before, after, strict=True)))
     failed = [check for check, (ok, _) in results.items() if ok is False]
