@@ -13,6 +13,8 @@ Rules:
 from collections.abc import Callable
 from typing import Any, Literal
 
+from typing_extensions import disjoint_base
+
 from agw._fast.policy import Choice
 
 MAX_QUEUED: int
@@ -20,6 +22,7 @@ MAX_QUEUED: int
 MAX_NOTED: int
 """Octets of log fields that are kept."""
 
+@disjoint_base
 class Call:
     """One request. Made by the exchange only."""
 
@@ -127,5 +130,8 @@ class Call:
     def pass_on(self, choice: Choice, body: bytes | None) -> None:
         """Relay the request to `choice` like any other, with `body` in place of the caller's (None: as it came)."""
 
-def make(*parts: Any) -> Call:
-    """For the exchange."""
+def make(
+    x: Any, service: object, method: str, path: bytes, query: bytes | None, headers: list[tuple[bytes, bytes]], head: bytes, body: bytes,
+    envelope: tuple[str, bytes | None, bytes | None, bytes | None, bytes | None, bytes | None], peer: bytes, prefix_len: int,
+) -> Call:
+    """For the exchange `x`, which cannot import this module. `envelope`: kind, id, method, params, name, uri, as in the attributes of Call."""

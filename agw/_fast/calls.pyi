@@ -56,7 +56,7 @@ class CallTable:
     def sessions(self) -> dict[bytes, CallSession]:
         """By session id; the service adds and removes."""
     @property
-    def tools(self) -> dict[bytes, tuple[int, bytes]]:
+    def tools(self) -> dict[bytes, tuple[int, bytes, bool]]:
         """Target and own name by public name, both raw."""
     @property
     def modern(self) -> list[Choice | None]:
@@ -67,8 +67,11 @@ class CallTable:
     def plain(self) -> bool: ...
     @property
     def watched(self) -> bool: ...
-    def learn_tool(self, public: bytes, target: int, own: bytes) -> None:
-        """A tool's public name leads to `own` at `target`. Bounded: a full table starts anew."""
+    def learn_tool(self, public: bytes, target: int, own: bytes, modern: bool) -> None:
+        """A tool's public name leads to `own` at `target`. Bounded: a full table starts anew.
+
+        `modern`: no argument has to be mirrored in a header, so modern requests may go this way too.
+        """
     def learn_host(self, host: bytes) -> None:
         """A value of Host passed the guard."""
     def forget_tools(self) -> None:

@@ -43,10 +43,13 @@ cdef class CallTable:
         self.plain = plain
         self.watched = watched
 
-    def learn_tool(self, bytes public not None, uint32_t target, bytes own not None):
+    def learn_tool(self, bytes public not None, uint32_t target, bytes own not None, bint modern):
+        place = self.tools.get(public)
+        if place == (target, own, True):
+            return
         if len(self.tools) >= MAX_NAMES:
             self.tools.clear()
-        self.tools[public] = (target, own)
+        self.tools[public] = (target, own, modern)
 
     def learn_host(self, bytes host not None):
         if self.hosts is not None and len(self.hosts) < MAX_HOSTS:
@@ -120,7 +123,7 @@ cdef Choice find_way(CallTable table, const Head* h, const char* buf, const Enve
     cdef bint accepts = False
     cdef bint traced = False
     cdef CallSession known
-    cdef tuple place
+    cdef tuple place = None
     way.name = NULL
     way.parent = NULL
     way.target = 0
@@ -186,6 +189,8 @@ cdef Choice find_way(CallTable table, const Head* h, const char* buf, const Enve
             way.name_len = <uint32_t> PyBytes_GET_SIZE(<bytes> place[1])
     if version != NULL and is_value(buf, version, b"2026-07-28", 10):
         # Modern: what the headers mirror must be what the body says, octet for octet.
+        if place is not None and not place[2]:
+            return None
         if method == NULL or method.value_len != e.method.len or memcmp(buf + method.value_off, body + e.method.off, e.method.len) != 0:
             return None
         if rpc == RPC_CALL or rpc == RPC_PROMPT:

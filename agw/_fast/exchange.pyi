@@ -23,6 +23,9 @@ RPC_METHODS: Final[tuple[tuple[str, str], ...]]
 """(method, resource type or "") of MCP messages, by the number in the arena's rows: a closed set, because callers choose
 the method. 0 to 4 are other, batch, response, GET and DELETE."""
 
+KINDS: Final[tuple[str, ...]]
+"""`Call.kind` by the scanner's number (`jsonrpc.KIND_...`)."""
+
 METHODS: Final[tuple[str, ...]]
 """HTTP methods by the number in the arena's rows; 0 is every other one."""
 

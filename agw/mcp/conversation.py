@@ -50,6 +50,8 @@ class Conversation(ABC):
     """One legacy session, or one modern request."""
 
     era: revisions.Era
+    names_for_all = False
+    """Has the tool called no arguments that a modern caller would have to mirror in headers?"""
 
     def __init__(self, view: View, hello: Hello, principal: bytes) -> None:
         self.view = view
@@ -86,7 +88,7 @@ class Conversation(ABC):
             raise errors.RpcError(errors.INVALID_PARAMS, f"params.{key} must be a string", status=400)
         if rule.route == "tool":
             target, inner = await view.tool(self, name)
-            view.service.ways.learn_tool(name, target, inner)
+            view.service.ways.learn_tool(view, name, target, inner, modern=self.names_for_all)
         elif rule.route == "prompt":
             target, inner = await view.prompt(self, name)
         elif rule.route == "task":

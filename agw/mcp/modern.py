@@ -116,6 +116,30 @@ class ModernFront:
         call.pass_on(way, None)
         return True
 
+    def _public_state(self, result: bytes, request: ModernRequest) -> bytes:
+        """A process keeps what its requestState means, and every worker has processes of its own: the state names the worker."""
+        target = request.target
+        if target is None or not target.is_channel or self.service.host.workers == 1 or b"requestState" not in result:
+            return result
+        parts = message.members(result)
+        state = message.text(parts.get("requestState"))
+        if state is None:
+            return result
+        parts["requestState"] = message.raw(self.service.parking.wrap(state, request.principal))
+        return message.encode(parts)
+
+    def _own_state(self, params: bytes | None, request: ModernRequest) -> bytes | None:
+        """The other way round."""
+        if params is None or b"requestState" not in params or self.service.host.workers == 1:
+            return params
+        parts = message.members(params)
+        state = message.text(parts.get("requestState"))
+        inner = None if state is None else self.service.parking.unwrap(state, request.principal)
+        if inner is None:
+            return params
+        parts["requestState"] = message.raw(inner)
+        return message.encode(parts)
+
     async def _perform(self, request: ModernRequest, call: Call, note: Message, answer: Answer) -> None:
         method, ident = note.method or "", note.ident or b"null"
         if method == "subscriptions/listen":
@@ -126,7 +150,8 @@ class ModernFront:
         else:
             await request.view.check_param_headers(request, note, call)
             headers = [*self.service.forwarded(call), *param_headers(call)]
-            result = await request.perform(method, note.params, ident, request, headers)
+            result = await request.perform(method, self._own_state(note.params, request), ident, request, headers)
+            result = self._public_state(result, request)
         answer.finish(message.result(ident, result))
 
 

@@ -40,6 +40,8 @@ GATHER_S = 0.02
 """How long further questions of the same moment are waited for, so that one round asks them all."""
 
 _PURPOSE = b"mcp parked call 1"
+_WRAPPED = b"mcp state 1"
+MAX_STATE = 65_536
 
 
 class _Pointer(msgspec.Struct, array_like=True, frozen=True):
@@ -164,18 +166,28 @@ class Parking:
         pointer = msgspec.msgpack.encode(_Pointer(self._instance, self._slot, parked.ident))
         return self._ring.seal(_PURPOSE, pointer, parked.principal).decode("ascii")
 
-    def _open(self, state: str, principal: bytes) -> _Pointer | None:
-        if not state.isascii() or len(state) > 1024:
+    def _open(self, state: str, principal: bytes, purpose: bytes = _PURPOSE) -> _Pointer | None:
+        if not state.isascii() or len(state) > MAX_STATE:
             return None
-        payload = self._ring.open(_PURPOSE, state.encode("ascii"), principal)
+        payload = self._ring.open(purpose, state.encode("ascii"), principal)
         return None if payload is None else msgspec.msgpack.decode(payload, type=_Pointer)
 
     def __len__(self) -> int:
         return len(self._calls)
 
+    def wrap(self, state: str, principal: bytes) -> str:
+        """A state that only a process of this worker understands, naming the worker."""
+        payload = msgspec.msgpack.encode(_Pointer(self._instance, self._slot, state.encode("utf-8", "surrogatepass")))
+        return self._ring.seal(_WRAPPED, payload, principal).decode("ascii")
+
+    def unwrap(self, state: str, principal: bytes) -> str | None:
+        """The state in it; None for one that was not wrapped."""
+        pointer = self._open(state, principal, _WRAPPED)
+        return None if pointer is None else pointer.ident.decode("utf-8", "surrogatepass")
+
     def home(self, state: str, principal: bytes) -> int | None:
-        """The slot of the worker that holds the call, when it is another one of this life of the gateway."""
-        pointer = self._open(state, principal)
+        """The slot of the worker that holds the call (or the process), when it is another one of this life of the gateway."""
+        pointer = self._open(state, principal) or self._open(state, principal, _WRAPPED)
         if pointer is None or pointer.instance != self._instance or pointer.slot == self._slot:
             return None
         return pointer.slot

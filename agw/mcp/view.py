@@ -304,7 +304,10 @@ class View:
             item = await self.catalogue.find("tools", self.audience(request), public)
         except errors.RpcError:
             return
-        if item is None or b"x-mcp-header" not in item.raw:
+        if item is None:
+            return
+        if b"x-mcp-header" not in item.raw:
+            request.names_for_all = True
             return
         found = param_headers.annotations(item.schema)
         if found:

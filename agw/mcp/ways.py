@@ -80,6 +80,9 @@ class Ways:
 
     def used_modern(self, target: Target) -> None:
         """A modern call went to the target."""
+        if self.view.service.virtual:
+            # Modern requests do not say which view they are for but by their path, which the table does not know.
+            return
         if target.plan.kind == "http" and self.table.modern[target.index] is None:
             self.table.modern[target.index] = relay_choice(target, (), pipe=self.pipe)
 
@@ -87,11 +90,14 @@ class Ways:
         """The target may not speak the modern era any more."""
         self.table.modern[target.index] = None
 
-    def learn_tool(self, public: str, target: Target, own: str) -> None:
+    def learn_tool(self, view: View, public: str, target: Target, own: str, *, modern: bool) -> None:
         """A tool's name leads there. Names that JSON would escape are left to the service."""
+        if view is not self.view:
+            # A virtual server has names of its own.
+            return
         raw, inner = public.encode("utf-8", "surrogatepass"), own.encode("utf-8", "surrogatepass")
         if _plain(raw) and _plain(inner):
-            self.table.learn_tool(raw, target.index, inner)
+            self.table.learn_tool(raw, target.index, inner, modern)
 
     def forget_tools(self) -> None:
         """Lists changed: names may lead elsewhere."""

@@ -90,6 +90,11 @@ LEGS = [
         "a third legacy-only, a third modern-only, a third of both eras",
         lambda of: [of.http("--share", f"{part}/3", "--era", era) for part, era in enumerate(("legacy", "modern", "both"), 1)],
     ),
+    Leg(
+        "f-mixed-2",
+        "the same in another order",
+        lambda of: [of.http("--share", f"{part}/3", "--era", era) for part, era in enumerate(("modern", "both", "legacy"), 1)],
+    ),
 ]
 
 

@@ -84,9 +84,9 @@ def sse_target(port: int, name: str = "target") -> Target:
     return {"name": name, "sse": {"host": f"http://127.0.0.1:{port}/sse"}}
 
 
-def stdio_target(command: list[str], name: str = "target") -> Target:
+def stdio_target(command: list[str], name: str = "target", environment: dict[str, str] | None = None) -> Target:
     """A server on stdio."""
-    return {"name": name, "stdio": {"cmd": command[0], "args": command[1:]}}
+    return {"name": name, "stdio": {"cmd": command[0], "args": command[1:], "env": environment or {}}}
 
 
 class Gateway(Process):

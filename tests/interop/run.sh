@@ -1,6 +1,6 @@
 #!/bin/bash
-# Real MCP clients, through a real `agw serve` with two workers, to real MCP servers; then the official conformance suite,
-# directly and through agw. `make interop`; about five minutes, and about one more for the first installation.
+# Real MCP clients, through a real `agw serve` with two workers, to real MCP servers (`make interop`, some minutes); the official
+# conformance suite (`make conformance`); all clients times all servers (`make matrix`). The first installation takes two minutes.
 #
 #   tests/interop/run.sh [--only PART] [--long] [--workers N] [--agw PATH]
 #   tests/interop/run.sh conformance [--quick] [--only LEG] [--wire WIRE] [--workers N]   legs.py

@@ -70,7 +70,7 @@ class McpServer:
         self._server.close()
         for _ in range(5):
             # Connections that were being accepted become tasks, and transports close their sockets, in turns of their own.
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
             self._abort_all()
             serving = list(self._serving)
             for task in serving:

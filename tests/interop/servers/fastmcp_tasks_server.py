@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import sys
 
+import counting
 from fastmcp import Context, FastMCP
 from fastmcp_tasks import TasksExtension
 
 server = FastMCP("agw-tasks")
 server.add_extension(TasksExtension())
-cancelled_calls: list[int] = []
 
 
 @server.tool
@@ -38,7 +38,7 @@ async def progress(steps: int, step_ms: int, ctx: Context) -> str:
             await ctx.report_progress(step + 1, steps)
         await asyncio.sleep(step_ms / 1000)
     except asyncio.CancelledError:
-        cancelled_calls.append(steps)
+        counting.one_more()
         raise
     return f"{steps} steps"
 
@@ -46,7 +46,7 @@ async def progress(steps: int, step_ms: int, ctx: Context) -> str:
 @server.tool
 async def cancelled() -> str:
     """How many calls of `progress` were cancelled so far."""
-    return str(len(cancelled_calls))
+    return str(counting.so_far())
 
 
 @server.tool(task=True)

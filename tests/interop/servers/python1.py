@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import sys
 
+import counting
 from mcp.server.fastmcp import Context, FastMCP
 
 server = FastMCP("agw-python1", host="127.0.0.1", log_level="WARNING")
-cancelled_calls: list[int] = []
 
 
 @server.tool()
@@ -35,7 +35,7 @@ async def progress(steps: int, step_ms: int, ctx: Context) -> str:  # type: igno
             await ctx.report_progress(step + 1, steps)
         await asyncio.sleep(step_ms / 1000)
     except asyncio.CancelledError:
-        cancelled_calls.append(steps)
+        counting.one_more()
         raise
     return f"{steps} steps"
 
@@ -43,7 +43,7 @@ async def progress(steps: int, step_ms: int, ctx: Context) -> str:  # type: igno
 @server.tool()
 async def cancelled() -> str:
     """How many calls of `progress` were cancelled so far."""
-    return str(len(cancelled_calls))
+    return str(counting.so_far())
 
 
 if sys.argv[1] == "stdio":

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
+import counting
 import mcp_types as types
 from mcp.server.subscriptions import InMemorySubscriptionBus, PromptsListChanged, ResourceUpdated, ToolsListChanged
 from mcp.shared.exceptions import MCPError
@@ -208,7 +209,6 @@ class Tools:
         self._bus, self._names = bus, names
         self._sessions: dict[str | None, Any] = {}
         self._later: set[asyncio.Task[None]] = set()
-        self._cancelled = 0
         self.subscriptions: set[tuple[str | None, str]] = set()
         self.levels: dict[str | None, str] = {}
 
@@ -281,13 +281,13 @@ class Tools:
                 await ctx.session.report_progress(step + 1, steps, f"step {step + 1}")
             await asyncio.sleep(step_s)
         except asyncio.CancelledError:
-            self._cancelled += 1
+            counting.one_more()
             raise
         return f"{steps} steps"
 
     async def cancelled(self, ctx: Any, params: Any) -> str:
         """How many calls of `progress` were cancelled so far."""
-        return str(self._cancelled)
+        return str(counting.so_far())
 
     async def notify_later(self, ctx: Any, params: Any) -> str:
         """Log messages on the session's own stream (legacy) or tool changes to listeners (modern), after the answer."""
