@@ -108,7 +108,6 @@ def test_param_headers_go_on_and_are_checked(start: Start, server: Callable[...,
             assert value.startswith("=?base64?")
 
 
-@pytest.mark.xfail(strict=True, reason="traps-13: a tool that wants headers is learned by the compiled path")
 def test_a_missing_param_header_is_always_noticed(start: Start, server: Callable[..., McpServer]) -> None:
     schema = {"type": "object", "properties": {"region": {"type": "string", "x-mcp-header": "Region"}}}
     m, b = server(name="m", era="modern", lists={"tools": [{"name": "echo", "inputSchema": schema}]}), server(name="b", era="modern")
