@@ -38,6 +38,9 @@ ctypedef struct Record:
     const char* reason
     const char* error
 
+cdef void spread(Record* r, const char* at, uint32_t method_len, uint32_t host_len, uint32_t path_len, uint32_t id_len, uint32_t rpc_len,
+                 uint32_t name_len) noexcept nogil
+
 cdef class AccessLog:
     cdef Buf buf
     cdef readonly bint enabled

@@ -63,15 +63,15 @@ class Slot:
     def observe_request(self, route: int, backend: int, method: int, status: int, reason: int, duration_ns: int, size: int) -> None:
         """Count one request, as an exchange does at its end.
 
-        route (20 bits), backend (16): label ids; method: index into exchange.METHODS; status: 0 to 1023; reason: index
+        route (20 bits), backend (16): label ids; method: index into methods.METHODS; status: 0 to 1023; reason: index
         into forward.REASONS; size: octets of the response body.
         """
 
     def observe_mcp(self, route: int, backend: int, method: int, tool: int, outcome: int, duration_ns: int) -> None:
-        """Count one MCP request. method: index into exchange.RPC_METHODS; tool: from `find_tool`; outcome: index into outcome.OUTCOMES."""
+        """Count one MCP request. method: index into methods.RPC_METHODS; tool: from `find_tool`; outcome: index into outcome.OUTCOMES."""
 
     def observe_upstream(self, backend: int, method: int, outcome: int, duration_ns: int) -> None:
-        """Count what one target took for one request. outcome: index into `agw.shm.layout.UPSTREAM_OUTCOMES`."""
+        """Count what one target took for one request. outcome: index into outcome.UPSTREAM_OUTCOMES."""
 
     def recall_tools(self) -> None:
         """Read the names that this worker's predecessors learned; once, when the worker begins."""

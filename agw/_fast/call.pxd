@@ -22,7 +22,7 @@ cdef class Call:
     cdef readonly object service
     cdef readonly uint32_t prefix_len
     cdef readonly uint32_t route    # label
-    cdef readonly int number        # of the method, in exchange.RPC_METHODS; -1: none
+    cdef readonly int number        # of the method, in methods.RPC_METHODS; -1: none
     cdef readonly bint started
     cdef readonly bint ended
     cdef bint chunked

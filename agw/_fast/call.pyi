@@ -114,7 +114,7 @@ class Call:
         """The route's label."""
     @property
     def number(self) -> int:
-        """The method's number in `exchange.RPC_METHODS`; -1 without one."""
+        """The method's number in `methods.RPC_METHODS`; -1 without one."""
     def reply(self, status: int, content_type: bytes | None, body: bytes, lines: bytes = b"", reason: int = 0) -> None:
         """The whole answer. `lines` are complete header lines; `reason` indexes `forward.REASONS`."""
     def start(self, status: int, lines: bytes, stream: bool = True) -> None:

@@ -11,6 +11,8 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from agw._fast.exchange cimport X_RESPONSE, Exchange
 from agw._fast.forward cimport Out, put, put_hex, put_int, status_text
 from agw._fast.http1 cimport FRAMING_CHUNKED, FRAMING_EOF, CLimits, Head, head_free, head_init, head_reset, request_head_feed
+from agw._fast.methods cimport TOOLS_CALL
+from agw._fast.outcome cimport O_TOOL, O_UNKNOWN, outcome_of
 from agw._fast.policy cimport Choice
 from agw._fast.reactor cimport SCRATCH_OUT
 from agw._fast.stream cimport HIGH_WATER
@@ -19,6 +21,14 @@ from libc.string cimport strlen
 
 MAX_QUEUED = 8 * 1024 * 1024
 MAX_NOTED = 8192
+
+
+cdef int judge(Exchange x, bytes text) except -1:
+    x.rpc_code = 0
+    x.outcome = outcome_of(PyBytes_AS_STRING(text), <size_t> PyBytes_GET_SIZE(text), True, x.rpc == TOOLS_CALL, &x.rpc_code)
+    if x.outcome == O_UNKNOWN:
+        x.outcome = O_TOOL
+    return 0
 
 
 cdef class Call:
@@ -65,7 +75,7 @@ cdef class Call:
     def note_answer(self, bytes text not None):
         # What the counters say of an answer that does not go through reply().
         if self.exchange is not None:
-            self.exchange.judge(PyBytes_AS_STRING(text), <size_t> PyBytes_GET_SIZE(text))
+            judge(self.exchange, text)
 
     def note_fields(self, bytes fragment not None):
         # More for the access log, behind what was noted before.
@@ -93,7 +103,7 @@ cdef class Call:
             raise RuntimeError("the answer has begun")
         self.release()
         if x.is_rpc and PyBytes_GET_SIZE(body):
-            x.judge(PyBytes_AS_STRING(body), <size_t> PyBytes_GET_SIZE(body))
+            judge(x, body)
         x.reply(status, PyBytes_AS_STRING(content_type) if content_type is not None else NULL, body, lines, reason)
 
     def start(self, int status, bytes lines not None, bint stream=True):

@@ -18,7 +18,7 @@ cdef extern from "string.h" nogil:
     void* memmem(const void* hay, size_t n, const void* needle, size_t m)
 
 cdef enum:
-    RPC_CALL = 10           # tools/call in exchange.RPC_METHODS
+    RPC_CALL = 10           # tools/call in methods.RPC_METHODS
     RPC_LIST = 9
     RPC_PROMPT = 12
     RPC_READ = 14

@@ -11,7 +11,6 @@ from agw._fast.jsonrpc cimport Envelope
 from agw._fast.policy cimport Bind, Choice, Match, Route
 from agw._fast.pool cimport Client, Upstream
 from agw._fast.reactor cimport Reactor, Timer
-from agw._fast.router cimport ByteMap
 from agw._fast.stream cimport Buf, Stream
 
 cdef enum:
@@ -44,8 +43,6 @@ cdef class Context:
     cdef bytes date_line
     cdef list free_exchanges
     cdef dict per_address
-    cdef dict rpc_names
-    cdef ByteMap rpc_map
     cdef object make_call           # call.make
     cdef object make_fetch          # fetch.adopt
     cdef Exchange take_exchange(self)
@@ -147,7 +144,6 @@ cdef class Exchange(Client):
     cdef int client_ended(self) except -1
     cdef int tunnel_over(self) except -1
     cdef int respond(self, Head* h, const char* buf, const char* rest, size_t n) except -1
-    cdef int judge(self, const char* p, size_t n) except -1
     cdef int look_at(self, const char* p, size_t n, bint whole) except -1
     cdef int relay(self, Out* o, const char* p, size_t n) except -1
     cdef int push(self, Out* o) except -1

@@ -8,7 +8,7 @@ Rules:
 - an exchange keeps the route it began with, whatever is reloaded meanwhile.
 """
 
-from typing import Final, Self
+from typing import Self
 
 from typing_extensions import disjoint_base
 
@@ -18,16 +18,6 @@ from agw._fast.policy import Http
 from agw._fast.pool import Client
 from agw._fast.reactor import Reactor
 from agw._fast.stream import Stream
-
-RPC_METHODS: Final[tuple[tuple[str, str], ...]]
-"""(method, resource type or "") of MCP messages, by the number in the arena's rows: a closed set, because callers choose
-the method. 0 to 4 are other, batch, response, GET and DELETE."""
-
-KINDS: Final[tuple[str, ...]]
-"""`Call.kind` by the scanner's number (`jsonrpc.KIND_...`)."""
-
-METHODS: Final[tuple[str, ...]]
-"""HTTP methods by the number in the arena's rows; 0 is every other one."""
 
 @disjoint_base
 class Context:

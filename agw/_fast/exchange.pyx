@@ -18,27 +18,30 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 import time
 from email.utils import formatdate
 
-from agw._fast.accesslog cimport AccessLog, Record
+from agw._fast.accesslog cimport AccessLog, Record, spread
 from agw._fast.arena cimport G_EXCHANGES, G_IN_FLIGHT, G_RELAY_PAUSES, G_RETRIES, Slot
 from agw._fast.calls cimport CallSession, CallTable, Way, answers, find_way, may_relay
 from agw._fast.forward cimport (E_BAD_PATH, E_BODY_CUT, E_CLIENT_GONE, E_CONNECT, E_CONNECT_TIMEOUT, E_DNS, E_INTERNAL,
                                 E_JSON, E_METHOD, E_NO_BACKEND, E_NO_LISTENER, E_NO_ROUTE, E_MISDIRECTED, E_PROTOCOL,
                                 E_QUEUE_FULL, E_QUEUE_TIMEOUT, E_REQUEST_TIMEOUT, E_RESET, E_RESPONSE_TIMEOUT, E_TLS, E_TOO_LARGE, E_UPGRADE,
                                 Failure, Out, RequestContext, build_reply, build_request, build_response, failure, put,
-                                put_hex, reason_name)
+                                put_hex, reason_name, upgrade_elements)
 from agw._fast.http1 cimport (BODY_DATA, BODY_END, BODY_ERROR, F_EVENT_STREAM, F_UPGRADE, FRAMING_CHUNKED, FRAMING_EOF,
                               FRAMING_LENGTH, FRAMING_NONE, H_ACR_METHOD, H_CONTENT_TYPE, H_ORIGIN, M_CONNECT, M_DELETE, M_GET, M_HEAD,
                               M_OPTIONS, M_POST, M_PUT, M_TRACE, CLimits, Head, body_feed, body_init, equals_lower,
-                              head_free, head_init, head_reset, normalise_path, request_head_feed,
+                              head_free, head_init, head_reset, needs_normalising, normalise_path, request_head_feed,
                               response_head_feed)
 from agw._fast.jsonrpc cimport KIND_BATCH, KIND_REQUEST, KIND_RESPONSE, Envelope, envelope_scan
 from agw._fast.policy cimport Http, Match, Route
+from agw._fast.methods cimport rpc_kind, rpc_number
 from agw._fast.outcome cimport O_CANCELLED, O_OK, O_TOOL, O_UNKNOWN, outcome_of, outcome_of_code
 from agw._fast.pool cimport FAIL_CONNECT, FAIL_CONNECT_TIMEOUT, FAIL_DNS, FAIL_QUEUE_FULL, FAIL_TLS, Client, Cluster, Upstream
 from agw._fast.reactor cimport SCRATCH_OUT, Reactor, timer_unlink
-from agw._fast.router cimport ByteMap
 from agw._fast.stream cimport HIGH_WATER, LOW_WATER, Stream, buf_append, buf_clear, buf_consume, buf_free
 from agw._fast.tls cimport may_serve
+
+from agw._fast.jsonrpc import locate
+from agw._fast.methods import KINDS, METHODS
 
 cdef enum:
     PATH_ROOM = 65537
@@ -53,36 +56,7 @@ cdef enum:
     RPC_DELETE = 4
     RPC_CALL = 10
 
-# Label values of mcp_requests_total: a closed set, because callers choose the method.
-RPC_METHODS = (
-    ("other", ""), ("batch", ""), ("response", ""), ("GET", ""), ("DELETE", ""),
-    ("initialize", ""), ("ping", ""), ("server/discover", ""), ("subscriptions/listen", ""),
-    ("tools/list", "tool"), ("tools/call", "tool"),
-    ("prompts/list", "prompt"), ("prompts/get", "prompt"),
-    ("resources/list", "resource"), ("resources/read", "resource"), ("resources/subscribe", "resource"),
-    ("resources/unsubscribe", "resource"), ("resources/templates/list", "templates"),
-    ("completion/complete", ""), ("logging/setLevel", ""),
-    ("tasks/list", "task"), ("tasks/get", "task"), ("tasks/result", "task"), ("tasks/cancel", "task"), ("tasks/update", "task"),
-    ("notifications/initialized", ""), ("notifications/cancelled", ""), ("notifications/progress", ""),
-    ("notifications/roots/list_changed", ""),
-)
-KINDS = ("", "request", "notification", "response", "batch")
-cdef list _rpc_bytes = [name.encode() for name, _ in RPC_METHODS]
-cdef list _kind_bytes = [kind.encode() for _, kind in RPC_METHODS]
 cdef bytes MODERN_FIELDS = b',"mcp.era":"modern","mcp.protocol.version":"2026-07-28"'
-cdef const char* _kind_texts[64]
-
-
-def _fill_texts():
-    cdef bytes kind
-    if len(RPC_METHODS) > 64:
-        raise ImportError("a key of the arena has six bits for a method")
-    for i, kind in enumerate(_kind_bytes):
-        _kind_texts[i] = PyBytes_AS_STRING(kind)
-
-
-_fill_texts()
-METHODS = ("OTHER", "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
 
 
 cdef class Context:
@@ -104,9 +78,6 @@ cdef class Context:
         self.response_limits.max_chunk_ext = 16384
         self.response_limits.max_trailers = 8192
         head_init(&self.response_head, &self.response_limits)
-        self.rpc_map = ByteMap(len(RPC_METHODS))
-        for i in range(5, len(RPC_METHODS)):
-            self.rpc_map.add(0, _rpc_bytes[i], i)
         from agw._fast.call import make
         from agw._fast.fetch import adopt
         self.make_call = make
@@ -171,21 +142,6 @@ cdef class Downlink(Stream):
 
     def __dealloc__(self):
         timer_unlink(&self.deadline)
-
-
-cdef inline bint needs_normalising(const char* p, uint32_t n) noexcept nogil:
-    cdef uint32_t i
-    for i in range(n):
-        if p[i] == b"%" or p[i] == b"\\":
-            return True
-        if p[i] == b"/" and i + 1 < n and (p[i + 1] == b"/" or p[i + 1] == b"."):
-            return True
-    return False
-
-
-cdef frozenset upgrade_elements(bytes value):
-    # The protocols of an Upgrade field, lower case.
-    return frozenset([e.strip().lower() for e in value.split(b",") if e.strip()])
 
 
 cdef class Exchange(Client):
@@ -374,7 +330,7 @@ cdef class Exchange(Client):
         if e.kind == KIND_RESPONSE:
             self.rpc = RPC_RESPONSE
             return 0
-        rpc = self.ctx.rpc_map.find(0, body + e.method.off, e.method.len)
+        rpc = rpc_number(body + e.method.off, e.method.len)
         self.rpc = RPC_OTHER if rpc < 0 else rpc
         if e.kind == KIND_REQUEST and e.id.len <= 1024:
             self.id_len = e.id.len
@@ -885,26 +841,12 @@ cdef class Exchange(Client):
 
     cdef int look_at(self, const char* p, size_t n, bint whole) except -1:
         # What an answer that is relayed means to the counters; a tool that answers for the first time gets a number.
-        cdef const char* at
+        cdef bint own = self.spliced.len != 0
         self.outcome = outcome_of(p, n, whole, self.rpc == RPC_CALL, &self.rpc_code)
         if self.rpc == RPC_CALL and self.tool < 0 and whole and (self.outcome == O_OK or self.outcome == O_TOOL):
-            at = self.kept.p + self.kept.off + self.kept_head
-            if self.spliced.len:
-                # The name begins where it began, and what follows it is as long as it was.
-                self.tool = self.ctx.slot.learn_tool(
-                    self.choice.cluster.label, self.spliced.p[self.spliced.off + self.envelope.name.off:self.spliced.off + self.spliced.len
-                                                              - (self.kept.len - self.kept_head - self.envelope.name.off - self.envelope.name.len)])
-            else:
-                self.tool = self.ctx.slot.learn_tool(
-                    self.choice.cluster.label, at[self.envelope.name.off:self.envelope.name.off + self.envelope.name.len])
-        if self.outcome == O_UNKNOWN:
-            self.outcome = O_TOOL
-        return 0
-
-    cdef int judge(self, const char* p, size_t n) except -1:
-        # The answer that a service gives.
-        self.rpc_code = 0
-        self.outcome = outcome_of(p, n, True, self.rpc == RPC_CALL, &self.rpc_code)
+            text = self.spliced.p[self.spliced.off:self.spliced.off + self.spliced.len] if own \
+                else self.kept.p[self.kept.off + self.kept_head:self.kept.off + self.kept.len]
+            self.tool = self.ctx.slot.learn_tool(self.choice.cluster.label, locate(text)["name"])
         if self.outcome == O_UNKNOWN:
             self.outcome = O_TOOL
         return 0
@@ -1124,7 +1066,6 @@ cdef class Exchange(Client):
         cdef Slot slot = self.ctx.slot
         cdef int64_t took = self.ctx.reactor.now - self.start_ns
         cdef Record r
-        cdef const char* at
         cdef bytes endpoint = None
         cdef Cluster cluster = self.choice.cluster if self.choice is not None else None
         if broken and self.phase == X_RESPONSE and self.client_framing == FRAMING_EOF:
@@ -1162,25 +1103,9 @@ cdef class Exchange(Client):
                 if self.service_target is not None:
                     r.target = PyBytes_AS_STRING(self.service_target)
                     r.target_len = <uint32_t> PyBytes_GET_SIZE(self.service_target)
-            at = self.meta.p + self.meta.off
-            r.method = at
-            r.method_len = self.method_len
-            at += self.method_len
-            r.host = at
-            r.host_len = self.host_len
-            at += self.host_len
-            r.path = at
-            r.path_len = self.path_log_len
-            at += self.path_log_len + self.id_len
-            r.rpc = at
-            r.rpc_len = self.rpc_len
-            at += self.rpc_len
-            r.name = at
-            r.name_len = self.name_len
+            spread(&r, self.meta.p + self.meta.off, self.method_len, self.host_len, self.path_log_len, self.id_len, self.rpc_len, self.name_len)
             r.name_kind = self.name_kind
-            r.resource_type = NULL
-            if self.rpc >= 0:
-                r.resource_type = _kind_texts[self.rpc]
+            r.resource_type = rpc_kind(self.rpc)
             r.rpc_code = self.rpc_code
             r.tool_failed = self.outcome == O_TOOL
             r.noted_len = 0

@@ -70,6 +70,7 @@ ctypedef struct RequestContext:
     uint32_t name_len
     const char* parent          # a traceparent (55 octets) to add, or NULL
 
+cdef frozenset upgrade_elements(bytes value)
 cdef bint is_hop_field(const char* name, uint32_t n) noexcept nogil
 cdef int build_request(Out* o, const Head* h, const char* buf, Choice choice, Http http,
                        const RequestContext* ctx) except -1

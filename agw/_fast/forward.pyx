@@ -188,6 +188,11 @@ cdef inline void put_field(Out* o, const char* buf, const Header* f, bint lower)
     o.n += n
 
 
+cdef frozenset upgrade_elements(bytes value):
+    # The protocols of an Upgrade field, lower case.
+    return frozenset([e.strip().lower() for e in value.split(b",") if e.strip()])
+
+
 cdef bint is_hop_field(const char* name, uint32_t n) noexcept nogil:
     return ((n == 7 and equals_lower(name, b"agw-hop", 7)) or (n == 8 and equals_lower(name, b"agw-peer", 8)))
 

@@ -136,6 +136,7 @@ cdef void head_free(Head* h) noexcept nogil
 cdef int request_head_feed(Head* h, const char* buf, uint32_t n, const CLimits* lim) noexcept nogil
 cdef int response_head_feed(Head* h, const char* buf, uint32_t n, const CLimits* lim, int request_method) noexcept nogil
 cdef bint connection_names(const Head* h, const char* buf, const char* name, uint32_t n) noexcept nogil
+cdef bint needs_normalising(const char* p, uint32_t n) noexcept nogil
 cdef int normalise_path(const char* p, uint32_t n, char* out) noexcept nogil
 
 cdef void body_init(Body* b, int framing, int64_t length) noexcept nogil

@@ -616,6 +616,16 @@ cdef bint connection_names(const Head* h, const char* buf, const char* name, uin
     return False
 
 
+cdef bint needs_normalising(const char* p, uint32_t n) noexcept nogil:
+    cdef uint32_t i
+    for i in range(n):
+        if p[i] == b"%" or p[i] == b"\\":
+            return True
+        if p[i] == b"/" and i + 1 < n and (p[i + 1] == b"/" or p[i + 1] == b"."):
+            return True
+    return False
+
+
 cdef int normalise_path(const char* p, uint32_t n, char* out) noexcept nogil:
     # RFC 3986 section 6.2.2: unreserved escapes decoded, other escapes in upper case, dot segments removed, and
     # empty segments merged. Returns the length written (at most n), or -1 for what must be refused: %2f, %5c,

@@ -18,6 +18,9 @@ OUTCOMES: Final[tuple[str, ...]]
 CANCELLED: Final[int]
 """The number of what nobody waited for any more."""
 
+UPSTREAM_OUTCOMES: Final[tuple[str, ...]]
+"""How a request to a target ended: answered, answered with an error, the kind of a TransportError, or given up."""
+
 def outcome(code: int) -> int:
     """The number of an error code."""
 

@@ -15,6 +15,7 @@ cdef enum:
 OUTCOMES = ("", "tool", "-32700", "-32600", "-32601", "-32602", "-32603", "-32002", "-32042", "-32020", "-32021", "-32022", "server",
             "other", "cancelled")
 CANCELLED = O_CANCELLED
+UPSTREAM_OUTCOMES = ("ok", "error", "connect", "timeout", "closed", "status", "protocol", "limit", "cancelled")
 
 
 cdef int outcome_of_code(int32_t code) noexcept nogil:

@@ -21,10 +21,9 @@ import orjson
 
 from agw._fast.arena import Slot
 from agw._fast.call import Call
-from agw._fast.exchange import RPC_METHODS
-from agw._fast.outcome import classify
+from agw._fast.methods import RPC_METHODS
+from agw._fast.outcome import UPSTREAM_OUTCOMES, classify
 from agw.mcp.transport import TransportError
-from agw.shm.layout import UPSTREAM_OUTCOMES
 
 if TYPE_CHECKING:
     from agw.mcp.target import Target

@@ -156,7 +156,7 @@ class Target:
         return Timing(self, method, patience)
 
     def seen(self, outcome: str) -> None:
-        """How a request to it ended (`layout.UPSTREAM_OUTCOMES`)."""
+        """How a request to it ended (`_fast.outcome.UPSTREAM_OUTCOMES`)."""
         if outcome in ("ok", "error", "status"):
             self.healthy = True
         elif outcome == "connect":

@@ -10,6 +10,7 @@ See `_fast.calls`.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from agw._fast.calls import CallSession, CallTable
@@ -40,8 +41,8 @@ class Ways:
     def open(self, session: LegacySession) -> None:
         """A session exists; its targets are entered as they are used."""
         if session.view is self.view:
-            self.table.sessions[session.token] = CallSession(
-                [None] * len(self.view.targets), session.hello.version.encode(), session.log_fields if self.view.service.host.context.log.enabled else b"")
+            logs = session.log_fields if self.view.service.host.context.log.enabled else b""
+            self.table.sessions[session.token] = CallSession([None] * len(self.view.targets), _raw(session.hello.version), logs)
 
     def close(self, token: bytes) -> None:
         """The session is over, or nobody knows any more what its upstream sessions are."""
@@ -107,3 +108,8 @@ class Ways:
 def _plain(raw: bytes) -> bool:
     return all(32 <= octet < 127 and octet not in b'"\\' for octet in raw)
 
+
+@lru_cache(maxsize=16)
+def _raw(version: str) -> bytes:
+    # One object for all sessions: the compiled path compares it in every call.
+    return version.encode()

@@ -25,9 +25,9 @@ import time
 from collections.abc import Iterable
 
 from agw._fast.arena import GAUGE_COUNT, MCP_BYTES, SERIES_BYTES, TARGET_BYTES, TARGET_NUMBERS, TOOL_BYTES, Slot
-from agw._fast.exchange import METHODS, RPC_METHODS
 from agw._fast.forward import REASONS
-from agw._fast.outcome import OUTCOMES
+from agw._fast.methods import METHODS, RPC_METHODS
+from agw._fast.outcome import OUTCOMES, UPSTREAM_OUTCOMES
 from agw.shm.reader import McpSeries, RequestSeries, SlotView, TargetNumbers, UpstreamSeries
 
 MAGIC = 0x6167772D61726E61
@@ -81,9 +81,6 @@ GAUGES = (
 
 TARGET_GAUGES = ("healthy", "sessions_owned", "sessions_pooled", "children", "tools", "prompts", "resources", "templates")
 """Names of a target's numbers, in the order of its row."""
-
-UPSTREAM_OUTCOMES = ("ok", "error", "connect", "timeout", "closed", "status", "protocol", "limit", "cancelled")
-"""How a request to a target ended: answered, answered with an error, or the kind of a TransportError."""
 
 if len(TARGET_GAUGES) > TARGET_NUMBERS or len(UPSTREAM_OUTCOMES) > 32 or len(OUTCOMES) > 31:
     raise ImportError("agw.shm.layout and _fast/arena.pxd disagree")

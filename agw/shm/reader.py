@@ -52,7 +52,7 @@ class McpSeries(msgspec.Struct, frozen=True, gc=False):
 
 
 class UpstreamSeries(msgspec.Struct, frozen=True, gc=False):
-    """What one target took for requests of one method that ended one way (`layout.UPSTREAM_OUTCOMES`)."""
+    """What one target took for requests of one method that ended one way (`_fast.outcome.UPSTREAM_OUTCOMES`)."""
 
     backend_id: int
     method: str

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agw._fast.arena import GAUGE_COUNT, MCP_BYTES, OVERFLOW_ID, SERIES_BYTES, TARGET_BYTES, TOOL_BYTES, Slot
-from agw._fast.exchange import METHODS, RPC_METHODS
 from agw._fast.forward import REASONS
+from agw._fast.methods import METHODS, RPC_METHODS
 from agw._fast.outcome import OUTCOMES
 from agw.shm import layout
 from agw.shm.layout import Arena

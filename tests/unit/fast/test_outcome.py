@@ -45,6 +45,7 @@ def test_a_tool_that_is_not_there_is_told_from_one_that_failed() -> None:
         assert named(RESULT % (b'{"content":[{"type":"text","text":"%b"}],"isError":true}' % said)) == ("tool", 0, True)
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b'{"error"', b'{"error":', b'{"error":{', b'{"error":{"code"', b'{"error":{"code":', b'{"error":null}', b"[]", b'{"a\\"'])
+@pytest.mark.parametrize("text", [
+    b"", b"{", b'{"error"', b'{"error":', b'{"error":{', b'{"error":{"code"', b'{"error":{"code":', b'{"error":null}', b"[]", b'{"a\\"'])
 def test_what_is_cut_short_is_never_read_beyond(text: bytes) -> None:
     assert classify(text, True)[0] in (0, outcome(0))
