@@ -67,10 +67,9 @@ class McpServer:
         await self._listen()
         ready.set()
         await self._over.wait()
-        self._server.close()
-        for _ in range(5):
-            # Connections that were being accepted become tasks, and transports close their sockets, in turns of their own.
-            await asyncio.sleep(0.001)
+        await self._close()
+        for _ in range(3):
+            await asyncio.sleep(0.001)  # transports close their sockets in turns of their own
             self._abort_all()
             serving = list(self._serving)
             for task in serving:
@@ -80,6 +79,14 @@ class McpServer:
     async def _listen(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=1 << 26, reuse_address=True)
         self.port = self._server.sockets[0].getsockname()[1]
+
+    async def _close(self) -> None:
+        # A connection that asyncio has accepted but not set up when its server closes is lost with its socket open (3.11).
+        for sock in self._server.sockets:
+            self.loop.remove_reader(sock.fileno())
+        for _ in range(5):
+            await asyncio.sleep(0)
+        self._server.close()
 
     def _abort_all(self) -> None:
         for writer in list(self._connections):
@@ -167,7 +174,7 @@ class McpServer:
     def stop_listening(self) -> None:
         """Down: nothing is accepted, everything open breaks, sessions are lost."""
         async def work() -> None:
-            self._server.close()
+            await self._close()
             self._abort_all()
             self.sessions.clear()
         self.run(work())
