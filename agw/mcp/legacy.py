@@ -52,6 +52,8 @@ class LegacyFront:
             if call.header(SESSION_HEADER) is not None:
                 raise errors.RpcError(errors.INVALID_REQUEST, "initialize begins a session and carries no Mcp-Session-Id", status=400, always=True)
             answer = Answer(call, json=json, events=events)
+            # No comment may begin the answer: its head carries the session id, which is known at the end.
+            answer.since = float("inf")
             self._run(call, self._initialize(view, note, call, answer), answer, note.ident)
             return
         session = self.service.session_of(call, view)

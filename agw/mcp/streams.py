@@ -40,7 +40,7 @@ class EventStream:
         self._leave: Callable[[], object] | None = None
         self._said_at = 0.0
 
-    def attach(self, call: Call, *, prime: bool, retry_ms: int | None = None, after: str = "") -> None:
+    def attach(self, call: Call, *, prime: bool, retry_ms: int | None = None, after: str = "", lines: bytes = b"") -> None:
         """Send on this connection from now on; an older one is ended. `after`: the event the caller saw last."""
         self._end()
         self.call = call
@@ -49,7 +49,7 @@ class EventStream:
         self._leave = call.on_close
         self._said_at = time.monotonic()
         call.on_close = self._lost
-        call.start(200, STREAM_LINES)
+        call.start(200, STREAM_LINES + lines)
         if not call.open:
             # It left before: there is nobody who would tell us.
             self.lost()
@@ -154,12 +154,12 @@ class Answer:
         self.on_end: Callable[[], object] | None = None
         """Called right before the last thing is said: who hears it may reuse the request's id at once."""
 
-    def begin(self, retry_ms: int | None = None) -> EventStream | None:
-        """Make it an event stream, if the caller takes one."""
+    def begin(self, retry_ms: int | None = None, lines: bytes = b"") -> EventStream | None:
+        """Make it an event stream, if the caller takes one; `lines` are more header lines of it."""
         if self.stream is None and self.events and not self.done:
             self.stream = self._open_stream() if self._open_stream is not None else EventStream()
             if self.call.open:
-                self.stream.attach(self.call, prime=self.prime, retry_ms=retry_ms)
+                self.stream.attach(self.call, prime=self.prime, retry_ms=retry_ms, lines=lines)
         return self.stream
 
     def send(self, raw: bytes) -> None:
@@ -194,6 +194,7 @@ class Answer:
         else:
             self.call.note_answer(raw)
             self.done = False
+            self.begin(lines=lines)
             self.send(raw)
             self.done = True
             if self.stream is not None:
