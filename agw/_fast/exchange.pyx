@@ -41,7 +41,7 @@ from agw._fast.stream cimport HIGH_WATER, LOW_WATER, Stream, buf_append, buf_cle
 from agw._fast.tls cimport may_serve
 
 from agw._fast.jsonrpc import locate
-from agw._fast.methods import KINDS, METHODS
+from agw._fast.methods import KINDS as _kinds, METHODS as _methods
 
 cdef enum:
     PATH_ROOM = 65537
@@ -547,14 +547,14 @@ cdef class Exchange(Client):
             headers.append((buf[h.headers[i].name_off:h.headers[i].name_off + h.headers[i].name_len].lower(),
                             buf[h.headers[i].value_off:h.headers[i].value_off + h.headers[i].value_len]))
         if self.method == M_POST:
-            envelope = (KINDS[e.kind],
+            envelope = (_kinds[e.kind],
                         text[e.id.off:e.id.off + e.id.len] if e.id_kind else None,
                         text[e.method.off:e.method.off + e.method.len] if e.method.off else None,
                         text[e.params.off:e.params.off + e.params.len] if e.params.len else None,
                         text[e.name.off:e.name.off + e.name.len] if e.name.off else None,
                         text[e.uri.off:e.uri.off + e.uri.len] if e.uri.off else None)
         return self.ctx.make_call(
-            self, self.choice.service, METHODS[self.method], self.path[:self.path_len],
+            self, self.choice.service, _methods[self.method], self.path[:self.path_len],
             buf[h.query_off:h.query_off + h.query_len] if h.has_query else None, headers, buf[h.start:h.size], text, envelope,
             self.down.peer[:self.down.peer_ip_len], self.match.prefix_len)
 
