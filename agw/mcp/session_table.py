@@ -168,13 +168,14 @@ class SessionTable:
     ) -> LegacySession | None:
         """A session whose home is another worker: what only its home can do goes there, calls go from here."""
         host = self.service.host
-        # Answers of the client to what a target asked through this worker name it.
+        # Answers of the client to what a target asked through this worker name it. Whatever else has such a name, of a
+        # session that nothing was asked of here, goes home like the rest.
         asked_here = call.kind == "response" and (call.ident or b"").startswith(b'"agw-%d-' % host.index)
-        if begun or asked_here:
-            found = self.replicas.get(token)
-            if found is None:
-                raise errors.unknown_session()
+        found = self.replicas.get(token) if begun or asked_here else None
+        if found is not None:
             return found
+        if begun:
+            raise errors.unknown_session()
         way = host.hop(call, home)
         if way is None:
             raise errors.unknown_session()
