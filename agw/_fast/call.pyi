@@ -117,6 +117,9 @@ class Call:
         """The method's number in `methods.RPC_METHODS`; -1 without one."""
     def reply(self, status: int, content_type: bytes | None, body: bytes, lines: bytes = b"", reason: int = 0) -> None:
         """The whole answer. `lines` are complete header lines; `reason` indexes `forward.REASONS`."""
+    def reply_result(self, ident: bytes, result: bytes, lines: bytes = b"") -> None:
+        """A JSON-RPC response with a raw result. Large results are not copied (but for those of tools/call, whose counters look
+        into them), so they cost what sending them costs."""
     def start(self, status: int, lines: bytes, stream: bool = True) -> None:
         """The head of an answer in pieces. `stream`: a client that leaves is noticed at once."""
     def write(self, data: bytes) -> None:

@@ -12,7 +12,7 @@ from agw._fast.exchange cimport X_RESPONSE, Exchange
 from agw._fast.forward cimport Out, put, put_hex, put_int, status_text
 from agw._fast.http1 cimport FRAMING_CHUNKED, FRAMING_EOF, CLimits, Head, head_free, head_init, head_reset, request_head_feed
 from agw._fast.methods cimport TOOLS_CALL
-from agw._fast.outcome cimport O_TOOL, O_UNKNOWN, outcome_of
+from agw._fast.outcome cimport O_OK, O_TOOL, O_UNKNOWN, outcome_of
 from agw._fast.policy cimport Choice
 from agw._fast.reactor cimport SCRATCH_OUT
 from agw._fast.stream cimport HIGH_WATER
@@ -105,6 +105,21 @@ cdef class Call:
         if x.is_rpc and PyBytes_GET_SIZE(body):
             judge(x, body)
         x.reply(status, PyBytes_AS_STRING(content_type) if content_type is not None else NULL, body, lines, reason)
+
+    def reply_result(self, bytes ident not None, bytes result not None, bytes lines=b""):
+        cdef Exchange x = self.exchange
+        if x is None:
+            return
+        if self.started:
+            raise RuntimeError("the answer has begun")
+        if x.rpc == TOOLS_CALL:
+            # Whether a tool failed stands in its result.
+            self.reply(200, b"application/json", b"".join((b'{"jsonrpc":"2.0","id":', ident, b',"result":', result, b"}")), lines)
+            return
+        self.release()
+        x.rpc_code = 0
+        x.outcome = O_OK
+        x.reply(200, b"application/json", result, lines, 0, ident)
 
     def start(self, int status, bytes lines not None, bint stream=True):
         # The head of an answer whose body follows in pieces.

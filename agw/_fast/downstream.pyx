@@ -325,7 +325,8 @@ cdef class Downstream(Downlink):
                     self.ctx.reactor.arm(&self.timer, self.ctx.reactor.now + self.idle_time())
                 elif self.exchange is not None and self.state == S_BUSY:
                     self.ctx.reactor.disarm(&self.timer)
-            elif self.state == S_BUSY:
+            elif self.state == S_BUSY or self.state == S_LINGER or (self.state == S_HEAD and not self.in_head):
+                # It takes what it is sent, however slowly.
                 self.ctx.reactor.arm(&self.timer, self.ctx.reactor.now + self.bind.http.progress_timeout)
             if self.exchange is not None:
                 self.exchange.client_drained()
@@ -839,7 +840,7 @@ cdef class Downstream(Downlink):
         self.acceptor.connections.discard(self)
         self.ctx.reactor.disarm(&self.deadline)
         buf_clear(&self.inbuf)
-        buf_free(&self.outq)
+        self.drop_queue()
         if self.reset_on_close:
             reset_on_close(self.fd)
         self.ctx.reactor.unregister(self)

@@ -148,7 +148,7 @@ cdef class Exchange(Client):
     cdef int relay(self, Out* o, const char* p, size_t n) except -1
     cdef int push(self, Out* o) except -1
     cdef int complete(self, bint clean) except -1
-    cdef int reply(self, int status, const char* content_type, bytes body, bytes lines, int reason) except -1
+    cdef int reply(self, int status, const char* content_type, bytes body, bytes lines, int reason, bytes ident=*) except -1
     cdef int fail(self, int which, const char* text, int status, int code) except -1
     cdef int upstream_failed(self, int which) except -1
     cdef int drop_upstream(self) except -1

@@ -130,6 +130,10 @@ cdef class Context:
         return own
 
 
+cdef bytes _BEFORE_ID = b'{"jsonrpc":"2.0","id":'
+cdef bytes _BEFORE_RESULT = b',"result":'
+
+
 cdef class Downlink(Stream):
     cdef int begin_tunnel(self) except -1:
         return 0
@@ -982,9 +986,11 @@ cdef class Exchange(Client):
         self.drop_upstream()
         return self.fail(which, NULL, 0, 0)
 
-    cdef int reply(self, int status, const char* content_type, bytes body, bytes lines, int reason) except -1:
-        # An answer of our own; ends the exchange.
+    cdef int reply(self, int status, const char* content_type, bytes body, bytes lines, int reason, bytes ident=None) except -1:
+        # An answer of our own; ends the exchange. With `ident`, the body is the result of a JSON-RPC response, whose other
+        # members are put around it on the way out: lists have megabytes.
         cdef Out o
+        cdef size_t size = <size_t> PyBytes_GET_SIZE(body)
         cdef bint close = not self.down.keep_alive or self.ctx.draining or (not self.down.request_complete and self.down.unbounded)
         cdef bytes extra = lines if lines is not None else b""
         if close:
@@ -1000,10 +1006,18 @@ cdef class Exchange(Client):
         o.n = 0
         o.cap = SCRATCH_OUT
         o.full = False
-        if build_reply(&o, status, content_type, NULL, <size_t> PyBytes_GET_SIZE(body), extra, self.ctx.date_line,
+        if ident is not None:
+            size += <size_t> (PyBytes_GET_SIZE(ident) + PyBytes_GET_SIZE(_BEFORE_ID) + PyBytes_GET_SIZE(_BEFORE_RESULT) + 1)
+        if build_reply(&o, status, content_type, NULL, size, extra, self.ctx.date_line,
                        self.client_version if self.client_version else 11, close, True) < 0:
             return self.finish(True)
-        if self.method != M_HEAD and PyBytes_GET_SIZE(body) and status != 204 and status != 304:
+        if ident is not None:
+            self.response_bytes = size
+            for part in (_BEFORE_ID, ident, _BEFORE_RESULT):
+                put(&o, PyBytes_AS_STRING(<bytes> part), <size_t> PyBytes_GET_SIZE(<bytes> part))
+            if o.full or self.down.send_held(o.p, o.n, body, b"}", 1) < 0:
+                return self.finish(True)
+        elif self.method != M_HEAD and PyBytes_GET_SIZE(body) and status != 204 and status != 304:
             self.response_bytes = <uint64_t> PyBytes_GET_SIZE(body)
             if self.down.send2(o.p, o.n, PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body)) < 0:
                 return self.finish(True)

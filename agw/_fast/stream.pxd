@@ -26,11 +26,16 @@ cdef class Stream(Handler):
     cdef bint peer_closed       # the peer sent FIN
     cdef bint fin_after_flush
     cdef uint64_t* sent             # where octets given to send() are counted, or NULL
+    cdef bytes held                 # a body that goes before the queue, or None; then the queue is not empty
+    cdef size_t held_off
     cdef Tls tls                    # None: octets go as they are
 
     cdef Py_ssize_t receive(self, char* p, size_t n) noexcept
     cdef int send(self, const char* p, size_t n) except -2
     cdef int send2(self, const char* a, size_t na, const char* b, size_t nb) except -2
+    cdef int send_held(self, const char* a, size_t na, bytes body, const char* c, size_t nc) except -2
+    cdef Py_ssize_t send_queue(self) noexcept
+    cdef void drop_queue(self) noexcept
     cdef int flush(self) noexcept
     cdef void shut_write(self) noexcept
     cdef Py_ssize_t receive_tls(self, char* p, size_t n) noexcept

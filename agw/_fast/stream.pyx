@@ -1,7 +1,7 @@
 # See stream.pyi for the manual.
 #
 # Rules of this file:
-# - a send is tried at once; only what the kernel does not take is copied into the queue;
+# - a send is tried at once; only what the kernel does not take is copied into the queue, and a large body is not even then;
 # - the queue has no limit of its own: whoever produces stops at HIGH_WATER;
 # - a broken connection is a return value, never an exception;
 # - with TLS the queue holds ciphertext, and `readable` also means that something received is not decrypted yet.
@@ -166,16 +166,87 @@ cdef class Stream(Handler):
         buf_append(&self.outq, b + r, nb - <size_t> r)
         return 0
 
+    cdef int send_held(self, const char* a, size_t na, bytes body, const char* c, size_t nc) except -2:
+        # A large body between two short parts, without a copy: what the kernel does not take stays where it is, and the
+        # queue begins behind it. `nc` is not 0, so that a queue with something held is never empty.
+        cdef iovec iov[3]
+        cdef msghdr msg
+        cdef ssize_t r = 0
+        cdef size_t nb = <size_t> PyBytes_GET_SIZE(body)
+        if self.tls is not None or self.outq.len:
+            r = self.send2(a, na, PyBytes_AS_STRING(body), nb)
+            return r if r < 0 else self.send(c, nc)
+        if self.sent != NULL:
+            self.sent[0] += na + nb + nc
+        iov[0].iov_base = <void*> a
+        iov[0].iov_len = na
+        iov[1].iov_base = <void*> PyBytes_AS_STRING(body)
+        iov[1].iov_len = nb
+        iov[2].iov_base = <void*> c
+        iov[2].iov_len = nc
+        memset(&msg, 0, sizeof(msghdr))
+        msg.msg_iov = iov
+        msg.msg_iovlen = 3
+        while True:
+            r = sendmsg(self.fd, &msg, MSG_NOSIGNAL)
+            if r >= 0 or errno != EINTR:
+                break
+        if r < 0:
+            if errno != EAGAIN:
+                return -1
+            r = 0
+        if <size_t> r < na:
+            buf_append(&self.outq, a + r, na - <size_t> r)
+            buf_append(&self.outq, PyBytes_AS_STRING(body), nb)
+            buf_append(&self.outq, c, nc)
+        elif <size_t> r < na + nb:
+            self.held = body
+            self.held_off = <size_t> r - na
+            buf_append(&self.outq, c, nc)
+        else:
+            buf_append(&self.outq, c + (<size_t> r - na - nb), na + nb + nc - <size_t> r)
+        return 0
+
+    cdef Py_ssize_t send_queue(self) noexcept:
+        # One send of what is queued, the held body first. As sendmsg(2).
+        cdef iovec iov[2]
+        cdef msghdr msg
+        cdef ssize_t r
+        cdef size_t left
+        if self.held is None:
+            r = c_send(self.fd, self.outq.p + self.outq.off, self.outq.len, MSG_NOSIGNAL)
+            if r > 0:
+                buf_consume(&self.outq, <size_t> r)
+            return r
+        left = <size_t> PyBytes_GET_SIZE(self.held) - self.held_off
+        iov[0].iov_base = <void*> (PyBytes_AS_STRING(self.held) + self.held_off)
+        iov[0].iov_len = left
+        iov[1].iov_base = <void*> (self.outq.p + self.outq.off)
+        iov[1].iov_len = self.outq.len
+        memset(&msg, 0, sizeof(msghdr))
+        msg.msg_iov = iov
+        msg.msg_iovlen = 2
+        r = sendmsg(self.fd, &msg, MSG_NOSIGNAL)
+        if r > 0 and <size_t> r < left:
+            self.held_off += <size_t> r
+        elif r > 0:
+            self.held = None
+            buf_consume(&self.outq, <size_t> r - left)
+        return r
+
+    cdef void drop_queue(self) noexcept:
+        self.held = None
+        buf_free(&self.outq)
+
     cdef int flush(self) noexcept:
         # 1: queue empty; 0: the kernel is full again; -1: broken.
         cdef ssize_t r
         while self.outq.len:
-            r = c_send(self.fd, self.outq.p + self.outq.off, self.outq.len, MSG_NOSIGNAL)
+            r = self.send_queue()
             if r < 0:
                 if errno == EINTR:
                     continue
                 return 0 if errno == EAGAIN else -1
-            buf_consume(&self.outq, <size_t> r)
         if self.fin_after_flush:
             self.fin_after_flush = False
             shutdown(self.fd, SHUT_WR)

@@ -103,7 +103,7 @@ class LegacyFront:
             result = await session.subscribe(method, note.params, ident, flight)
         else:
             result = await session.perform(method, note.params, ident, flight, headers)
-        answer.finish(message.result(ident, result))
+        answer.succeed(ident, result)
 
     def _run(self, call: Call, work: Coroutine[Any, Any, None], answer: Answer, ident: bytes | None) -> asyncio.Task[None]:
         return self.service.serve(call, work, answer, ident, legacy=True)
@@ -114,7 +114,7 @@ class LegacyFront:
         call.note_fields(observe.session_fields(b"", hello.version) if session is None else session.log_fields)
         ident = note.ident or b"null"
         lines = b"" if session is None else b"Mcp-Session-Id: " + session.token + b"\r\n"
-        answer.finish(message.result(ident, result), lines=lines)
+        answer.succeed(ident, result, lines)
 
     # ------------------------------------------------------------------------------------------ batches
 

@@ -76,6 +76,10 @@ class ChannelAnswer:
     def part(self, retry_ms: int | None) -> None:
         """There is no way back to this kind of stream: it stays open."""
 
+    def succeed(self, ident: bytes, result: bytes, lines: bytes = b"") -> None:
+        """The response with a raw result."""
+        self.finish(message.result(ident, result))
+
     def finish(self, raw: bytes, status: int = 200, lines: bytes = b"") -> None:
         """The response."""
         if not self.done:

@@ -152,7 +152,7 @@ class ModernFront:
             headers = [*self.service.forwarded(call), *param_headers(call)]
             result = await request.perform(method, self._own_state(note.params, request), ident, request, headers)
             result = self._public_state(result, request)
-        answer.finish(message.result(ident, result))
+        answer.succeed(ident, result)
 
 
 def param_headers(call: Call) -> list[tuple[bytes, bytes]]:

@@ -17,12 +17,14 @@ from collections.abc import Callable
 from typing import ClassVar, Protocol
 
 from agw._fast.call import Call
-from agw.mcp import observe
+from agw.mcp import message, observe
 from agw.mcp.message import one_line
 from agw.mcp.replay import ReplayStream, message_frame, priming_frame, retry_frame
 
 STREAM_LINES = b"Content-Type: text/event-stream\r\nCache-Control: no-cache, no-transform\r\nX-Accel-Buffering: no\r\n"
 KEEP_ALIVE = b": keep-alive\n\n"
+LARGE = 16384
+"""Octets from which on a result is not copied into its response."""
 KEEP_ALIVE_S = 15.0
 """How long a stream may say nothing."""
 
@@ -135,6 +137,7 @@ class Reporter(Protocol):
     def send(self, raw: bytes) -> None: ...
     def part(self, retry_ms: int | None) -> None: ...
     def finish(self, raw: bytes, status: int = 200, lines: bytes = b"") -> None: ...
+    def succeed(self, ident: bytes, result: bytes, lines: bytes = b"") -> None: ...
     def drop(self) -> None: ...
     def keep_alive(self) -> None: ...
 
@@ -199,6 +202,19 @@ class Answer:
             self.done = True
             if self.stream is not None:
                 self.stream.close()
+
+    def succeed(self, ident: bytes, result: bytes, lines: bytes = b"") -> None:
+        """The response with a raw result."""
+        if len(result) < LARGE or self.stream is not None or self.done or not self.json:
+            self.finish(message.result(ident, result), lines=lines)
+            return
+        self.done = True
+        seen = observe.current()
+        if seen is not None:
+            seen.conclude()
+        if self.on_end is not None:
+            self.on_end()
+        self.call.reply_result(ident, result, lines)
 
     def drop(self) -> None:
         """Nothing more is to be said (a cancelled request): the answer ends without a response."""
