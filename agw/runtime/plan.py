@@ -17,6 +17,24 @@ from typing import Literal
 
 import msgspec
 
+from agw.runtime.plan_security import (
+    ApiKeyPlan,
+    BackendAuthPlan,
+    BasicPlan,
+    CsrfPlan,
+    DocumentPlan,
+    ExtAuthzPlan,
+    IntrospectionPlan,
+    JwtPlan,
+    LimitPlan,
+    McpAuthPlan,
+    OidcPlan,
+    RateStorePlan,
+    RemoteLimitPlan,
+    RulesPlan,
+    SourcesPlan,
+)
+
 
 class Frozen(msgspec.Struct, frozen=True, omit_defaults=True):
     """Base of all plan structs: immutable, and defaults are not sent over the wire."""
@@ -108,6 +126,20 @@ class PolicyPlan(Frozen, frozen=True, omit_defaults=True):
     direct_response: DirectResponsePlan | None = None
     request_timeout_ns: int = 0
     backend_timeout_ns: int = 0
+    sources: SourcesPlan | None = None
+    oidc: OidcPlan | None = None
+    jwt: JwtPlan | None = None
+    mcp_auth: McpAuthPlan | None = None
+    introspection: IntrospectionPlan | None = None
+    basic: BasicPlan | None = None
+    api_key: ApiKeyPlan | None = None
+    ext_authz: list[ExtAuthzPlan] = []
+    authorization: RulesPlan | None = None
+    mcp_authorization: RulesPlan | None = None
+    limits: list[LimitPlan] = []
+    remote_limits: list[RemoteLimitPlan] = []
+    csrf: CsrfPlan | None = None
+    backend_auth: BackendAuthPlan | None = None
 
 
 class BackendRef(Frozen, frozen=True, omit_defaults=True):
@@ -236,6 +268,7 @@ class McpTargetPlan(Frozen, frozen=True, omit_defaults=True):
     deadline_ns: int = 10_000_000_000
     stdio: StdioPlan | None = None
     openapi: OpenApiPlan | None = None
+    auth: BackendAuthPlan | None = None
     era: Literal["auto", "legacy", "modern"] = "auto"
 
 
@@ -364,5 +397,8 @@ class Plan(Frozen, frozen=True, omit_defaults=True):
     mcp: list[McpPlan] = []
     http: HttpPlan = HttpPlan()
     access_log: AccessLogPlan = AccessLogPlan()
+    network_rules: RulesPlan | None = None
+    documents: list[DocumentPlan] = []
+    rate_store: RateStorePlan = RateStorePlan()
     process: ProcessPlan = ProcessPlan()
     demo: bool = False

@@ -1,0 +1,1 @@
+"""Who is calling, what they may do, how much of it, and with whose credentials."""
