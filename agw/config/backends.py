@@ -30,13 +30,12 @@ class Backends:
         self,
         context: Context,
         config: Config,
-        host_defaults: ClusterPlan,
-        mcp_defaults: ClusterPlan,
+        clusters: Clusters,
         targeted: Targeted,
     ) -> None:
         self.context = context
         self.targeted = targeted
-        self._clusters = Clusters(host_defaults, mcp_defaults)
+        self._clusters = clusters
         self._by_host: dict[str, int | None] = {}
         self._named: dict[str, tuple[NamedBackend, Path]] = {}
         self._policies: dict[str, PolicySet] = {}

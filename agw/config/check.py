@@ -16,6 +16,7 @@ from agw.config.problem import Findings, Path, path_text
 from agw.config.values import quoted
 
 if TYPE_CHECKING:
+    from agw.config.outside import Outside
     from agw.config.walk import Pruned
 
 
@@ -25,8 +26,11 @@ _NAMED_LISTS: frozenset[Path] = frozenset((("gateways",), ("routes",), ("backend
 class Context:
     """What every step of building the plan shares: where findings go, and what the file had that was dropped.
 
-    `base` is the directory of the configuration file; `files` holds what was read of others, by name.
+    `base` is the directory of the configuration file; `files` holds what was read of others, by name; `outside` collects
+    the services and documents that policies name.
     """
+
+    outside: Outside
 
     def __init__(self, findings: Findings, environ: Mapping[str, str], pruned: Pruned | None = None, base: str = "") -> None:
         self.findings = findings

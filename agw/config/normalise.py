@@ -20,10 +20,12 @@ from typing import Literal
 from agw.config import values
 from agw.config.backends import Backends
 from agw.config.check import Context, MatchKey, Names, Ports, hostnames_meet
+from agw.config.clusters import Clusters
 from agw.config.listeners import DEFAULT, Listener, Listeners
 from agw.config.mcp_backends import MCP_PATH, SSE_PATH
 from agw.config.model import BindRoute, Config, NamedMatch, PathMatch, RouteMatch, ValueMatch
 from agw.config.model_mcp import SimpleMcp
+from agw.config.outside import Outside
 from agw.config.policies import PolicySet, Targeted, convert, plan_of, tls_of
 from agw.config.problem import Path
 from agw.config.process import access_log_plan, cluster_defaults, http_plan, process_plan
@@ -43,11 +45,12 @@ class _PlanBuilder:
     def __init__(self, context: Context, config: Config) -> None:
         self.context = context
         self.config = config
+        clusters = Clusters(*cluster_defaults(context, config))
+        context.outside = Outside(clusters)
         self.ports = Ports(context)
         self.targeted = Targeted(context, config)
         self.listeners = Listeners(context, config, self.targeted, self.ports)
-        host_defaults, mcp_defaults = cluster_defaults(context, config)
-        self.backends = Backends(context, config, host_defaults, mcp_defaults, self.targeted)
+        self.backends = Backends(context, config, clusters, self.targeted)
         self.routes: list[RoutePlan] = []
         self.route_names: list[str] = []
         self._hostnames: dict[str, str] = {}
@@ -81,6 +84,7 @@ class _PlanBuilder:
             mcp=self.backends.mcp,
             http=http_plan(self.context, config),
             access_log=access_log_plan(config),
+            documents=list(self.context.outside.documents.values()),
             process=process,
         )
 
