@@ -67,15 +67,17 @@ class BindKey(NamedTuple):
 
 
 class Snapshot:
-    """One generation, compiled: binds by key, clusters by identity, MCP backends in the order of the plan."""
+    """One generation, compiled: binds by key, clusters by identity and (`by_index`) in the order of the plan, like MCP backends."""
 
-    __slots__ = ("binds", "clusters", "endpoints", "generation", "plan")
+    __slots__ = ("binds", "by_index", "clusters", "endpoints", "generation", "plan")
 
     def __init__(
-        self, generation: int, plan: Plan, binds: dict[BindKey, Bind], clusters: dict[bytes, Cluster], endpoints: list[McpEndpoint] | None = None
+        self, generation: int, plan: Plan, binds: dict[BindKey, Bind], clusters: dict[bytes, Cluster], endpoints: list[McpEndpoint] | None = None,
+        by_index: list[Cluster] | None = None,
     ) -> None:
         self.generation = generation
         self.plan = plan
         self.binds = binds
         self.clusters = clusters
         self.endpoints = endpoints or []
+        self.by_index = by_index or []
