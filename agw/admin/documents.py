@@ -277,7 +277,7 @@ async def fetch(plan: DocumentPlan, kept: Fetched | None, guard: Guard | None) -
             if answer.status_code == 304 and kept is not None and kept.etag:
                 return Fetched(plan.url, "same", etag=kept.etag, fetched_ns=begun, fresh_ns=fresh)
             if answer.status_code != 200:
-                raise NotUsable("a redirect, which is not followed" if answer.is_redirect else f"HTTP status {answer.status_code}")
+                raise NotUsable("a redirect, which is not followed" if answer.has_redirect_location else f"HTTP status {answer.status_code}")
             if answer.headers.get("content-encoding", "identity").strip().lower() != "identity":
                 raise NotUsable("a content coding nobody asked for", invalid=True)
             body = bytearray()
@@ -286,8 +286,11 @@ async def fetch(plan: DocumentPlan, kept: Fetched | None, guard: Guard | None) -
                 if len(body) > plan.max_bytes:
                     raise NotUsable(f"larger than {plan.max_bytes} octets", invalid=True)
             etag = answer.headers.get("etag", "")
-    except httpx2.HTTPError as error:
+    except (httpx2.HTTPError, OSError) as error:
         raise NotUsable(f"no answer: {type(error).__name__}") from None
+    except AttributeError:
+        # anyio over uvloop, when a connection is reset between its beginning and its first use.
+        raise NotUsable("no answer: the connection was lost at once") from None
     if not (len(etag) <= MAX_ETAG and etag.isascii() and etag.isprintable()):
         etag = ""
     return _judged(plan, kept, bytes(body), etag, begun, fresh)

@@ -51,5 +51,8 @@ def version_of(body: bytes) -> int:
 
 def shown(url: str) -> str:
     """A URL for logs and labels: without user, password, query and fragment."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "invalid"
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
