@@ -1,10 +1,9 @@
 # See entry.pyi for the manual.
 
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t
 
 from agw._fast.exchange cimport Exchange
 from agw._fast.gate cimport Gate, Identity, License
-from agw._fast.http1 cimport Head
 from agw._fast.methods import METHODS as _methods
 
 cdef enum:

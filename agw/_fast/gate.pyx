@@ -102,7 +102,6 @@ cdef class Gate:
         cdef const Header* f
         cdef const Header* found = NULL
         cdef bytes name = <bytes> self.headers[0]
-        cdef Identity who
         n = <uint32_t> PyBytes_GET_SIZE(name)
         for i in range(h.nheaders):
             f = &h.headers[i]

@@ -230,7 +230,7 @@ def test_who_leaves_while_waiting_is_told_and_forgotten() -> None:
     async def body(plane: Plane, door: Door, upstream: Upstream) -> None:
         left: list[int] = []
         door.keeper.do = lambda entry: setattr(entry, "on_close", lambda: left.append(1))
-        reader, writer = await door.connect()
+        _, writer = await door.connect()
         writer.write(request())
         await plane.until(lambda: door.keeper.asked, "the question")
         writer.transport.abort()
