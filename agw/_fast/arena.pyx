@@ -124,7 +124,7 @@ cdef class Slot:
         if self.tool_map is None:
             return -1
         known = self.tool_map.find(label, name, n)
-        return TOOL_OTHER if known < 0 and (self.tool_count >= self.tool_cap or n > TOOL_ROOM) else known
+        return TOOL_OTHER if known < 0 and n and (self.tool_count >= self.tool_cap or n > TOOL_ROOM) else known
 
     def read_series(self):
         cdef uint32_t i
