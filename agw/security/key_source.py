@@ -152,17 +152,18 @@ def _name(kid: str | None) -> bytes:
     return b"" if kid is None else digest(kid.encode("utf-8"))
 
 
-_followed: weakref.WeakKeyDictionary[SecurityHost, dict[str, FollowedKeys]] = weakref.WeakKeyDictionary()
+# By the host's identity and URL. A source holds its host, so the identity is not another's while the entry is here.
+_followed: weakref.WeakValueDictionary[tuple[int, str], FollowedKeys] = weakref.WeakValueDictionary()
 
 
 def keys_of(host: SecurityHost, text: str, url: str) -> Keys:
     """The keys of one provider. Raises UnusableSet for a `text` that the configuration did not check."""
     if not url:
         return FixedKeys(parse_jwks(text, symmetric=True))
-    of_host = _followed.setdefault(host, {})
-    if url not in of_host:
-        of_host[url] = FollowedKeys(host, url)
-    return of_host[url]
+    keys = _followed.get((id(host), url))
+    if keys is None:
+        keys = _followed[(id(host), url)] = FollowedKeys(host, url)
+    return keys
 
 
 def candidates(keys: KeySet, kid: str | None, alg: str) -> list[Key]:
