@@ -173,8 +173,8 @@ def compile(expression: str, phase: Phase) -> Expression:
 @cache
 def _library() -> Any:
     try:
-        from cel_expr_python import cel
-        from cel_expr_python.ext import ext_bindings, ext_math, ext_optional, ext_strings
+        from cel_expr_python import cel  # type: ignore[import-untyped, unused-ignore]
+        from cel_expr_python.ext import ext_bindings, ext_math, ext_optional, ext_strings  # type: ignore[import-untyped, unused-ignore]
     except ImportError as error:
         raise CelMissing(f"{INSTALL} ({error})") from None
     kinds = cel.Type

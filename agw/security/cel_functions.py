@@ -224,7 +224,7 @@ FUNCTIONS: Final[tuple[Function, ...]] = (
     Function("isLoopback", ("string",), "bool", lambda text: address(text).is_loopback, True),
     Function("isUnspecified", ("string",), "bool", lambda text: address(text).is_unspecified, True),
     Function("isLinkLocalUnicast", ("string",), "bool", lambda text: address(text).is_link_local, True),
-    *_each("json", _TEXTS, "dyn", lambda text: strict_json(text)),
+    *_each("json", _TEXTS, "dyn", strict_json),
     *_each("toJson", ("string", "int", "double", "bool", "map", "list"), "string", _json_text),
     *_each("base64.encode", _TEXTS, "string", lambda value: base64.b64encode(_octets(value)).decode()),
     Function("base64.decode", ("string",), "bytes", _unpadded),

@@ -161,6 +161,11 @@ def _spiffe(uri: str) -> dict[str, str]:
     return {"trustDomain": parts[0], "namespace": parts[2], "serviceAccount": parts[4]}
 
 
+def shows_peer(request: Request) -> bool:
+    """Does the gate tell addresses apart, so that a decision by address may be remembered?"""
+    return bool(getattr(getattr(request, "gate", None), "by_peer", False))
+
+
 def host(request: Request) -> str:
     """The host as the client says it, in lower case, without the port and a final dot; "" without Host."""
     value = b"".join(request.values(b"host")[:1]).decode("latin-1").lower()

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from agw.runtime.plan_security import RulesPlan
 from agw.security.contract import AUTHORIZATION, Found, Refusal, Request, SecurityHost, Verdict
-from agw.security.facts import Facts
+from agw.security.facts import Facts, shows_peer
 from agw.security.rules import RuleSet
 
-LASTING = frozenset(("identity",))
-"""A decision that depends on this alone holds as long as the identity; the address is part of what a gate shows again only on some routes."""
+ADDRESS = frozenset(("source.address", "source.rawAddress"))
 
 
 class HttpRules:
@@ -16,12 +15,15 @@ class HttpRules:
 
     def __init__(self, plan: RulesPlan, host: SecurityHost) -> None:
         self.rules = RuleSet(plan, lambda _: host.count("authorization", "error"))
-        self.lasting = self.rules.needs <= LASTING
+        self.lasting = self.rules.needs <= {"identity"}
+        self.by_peer = self.rules.needs <= {"identity", "source"} and all(
+            name in ADDRESS for name in self.rules.names if name.startswith(("source.", "has_source"))
+        )
         self.host = host
 
     def check(self, request: Request, found: Found) -> Verdict:
         """Refuses what the rules do not allow; a decision on more than the identity is made anew for every request."""
-        if not self.lasting:
+        if not self.lasting and not (self.by_peer and shows_peer(request)):
             found.lasting = False
         decision = self.rules.decide(Facts(request, found.claims))
         if decision.allowed:

@@ -37,7 +37,8 @@ class MessageRules:
         chosen = [number for number, item in enumerate(plan.rules) if _about_methods(item, plan)]
         self._general = None
         if chosen:
-            self._general = RuleSet(msgspec.structs.replace(plan, rules=[plan.rules[number] for number in chosen]), None if on_error is None else _nth(on_error, chosen))
+            part = msgspec.structs.replace(plan, rules=[plan.rules[number] for number in chosen])
+            self._general = RuleSet(part, None if on_error is None else _nth(on_error, chosen))
         self._chosen = chosen
         self.lasting = self.needs <= BY_NAME
         """Do decisions depend on the identity, method and names only?"""

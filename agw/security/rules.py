@@ -39,7 +39,7 @@ class Decision(NamedTuple):
 class Rule(NamedTuple):
     """A rule of a set, compiled."""
 
-    index: int
+    number: int
     plan: RulePlan
     expression: Expression
 
@@ -47,7 +47,7 @@ class Rule(NamedTuple):
 class RuleSet:
     """A compiled rule set. `on_error` is called with the index of a rule for every evaluation that gave no truth value.
 
-    `needs` are the groups of facts (see `cel_names`) that decisions depend on. Errors: CelError, CelMissing.
+    `needs` are the groups of facts (see `cel_names`) that decisions depend on, `names` the variables. Errors: CelError, CelMissing.
     """
 
     def __init__(self, plan: RulesPlan, on_error: Callable[[int], object] | None = None) -> None:
@@ -57,15 +57,14 @@ class RuleSet:
         self.require = [item for item in self.rules if item.plan.effect == "require"]
         self.allow = [item for item in self.rules if item.plan.effect == "allow"]
         self.needs: frozenset[str] = frozenset().union(*(item.expression.needs for item in self.rules))
-        self._names, self._members = cel.merged(item.expression for item in self.rules)
+        self.names, self._members = cel.merged(item.expression for item in self.rules)
         self._on_error = on_error
-        self._only = self.rules
 
     def decide(self, facts: Facts) -> Decision:
         """What the rules say. Never raises."""
         if not self.rules:
             return _EMPTY
-        bound = cel.activation(self.phase, facts.data(self._names, self._members))
+        bound = cel.activation(self.phase, facts.data(self.names, self._members))
         kind = facts.mcp.kind if facts.mcp is not None else ""
         listing = facts.listing
         for rule in self.deny:
@@ -73,44 +72,44 @@ class RuleSet:
             if result is False:
                 continue
             if result is True:
-                return Decision(False, rule.index, "a deny rule is true")
+                return Decision(False, rule.number, "a deny rule is true")
             if _elsewhere(result, kind) or (listing and result.missing in _UNTOLD):
                 continue
             self._failed(rule)
-            return Decision(False, rule.index, "a deny rule cannot be evaluated")
+            return Decision(False, rule.number, "a deny rule cannot be evaluated")
         for rule in self.require:
             result = rule.expression.test(bound)
             if result is True:
                 continue
             if result is False:
-                return Decision(False, rule.index, "a require rule is false")
+                return Decision(False, rule.number, "a require rule is false")
             if listing and result.missing in _UNTOLD:
                 continue
             if not _elsewhere(result, kind):
                 self._failed(rule)
-            return Decision(False, rule.index, "a require rule cannot be evaluated")
+            return Decision(False, rule.number, "a require rule cannot be evaluated")
         if not self.allow:
             return _NOT_DENIED
         for rule in self.allow:
             result = rule.expression.test(bound)
             if result is True:
-                return Decision(True, rule.index, "an allow rule is true")
+                return Decision(True, rule.number, "an allow rule is true")
             if result is False:
                 continue
             if listing and result.missing in _UNTOLD:
-                return Decision(True, rule.index, "an allow rule may be true for a call")
+                return Decision(True, rule.number, "an allow rule may be true for a call")
             if not _elsewhere(result, kind):
                 self._failed(rule)
         return _NOT_ALLOWED
 
     def results(self, facts: Facts) -> list[bool | EvaluationError]:
         """What each rule gives by itself, for whoever wants to know why."""
-        bound = cel.activation(self.phase, facts.data(self._names, self._members))
+        bound = cel.activation(self.phase, facts.data(self.names, self._members))
         return [item.expression.test(bound) for item in self.rules]
 
     def _failed(self, rule: Rule) -> None:
         if self._on_error is not None:
-            self._on_error(rule.index)
+            self._on_error(rule.number)
 
 
 _EMPTY = Decision(True, None, "there is no rule")

@@ -15,6 +15,7 @@ from typing import Final
 
 from agw.runtime.plan_security import SourcesPlan
 from agw.security.contract import AUTHORIZATION, Found, Refusal, Request, SecurityHost, Verdict
+from agw.security.facts import shows_peer
 
 CACHED: Final = 8192
 _REFUSED = Refusal(403, AUTHORIZATION, b"not allowed", "sources: the client's address is not allowed")
@@ -80,7 +81,8 @@ class Sources:
 
     def check(self, request: Request, found: Found) -> Verdict:
         """Refuses addresses that may not come. Another address with the same credentials must be asked about anew."""
-        found.lasting = False
+        if not shows_peer(request):
+            found.lasting = False
         if self.admits(request.peer):
             return None
         self.host.count("sources", "denied")
