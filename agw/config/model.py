@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 from agw.config.model_mcp import McpBackend, SimpleMcp
 from agw.config.model_policies import BackendPolicies, Cors, GatewayPolicies, RoutePolicies, TargetedPolicy
 from agw.config.model_process import FrontendPolicies, ProcessConfig
+from agw.config.model_rules import RuleSet, Sources
 from agw.config.model_tls import ServerTls
 from agw.config.modelling import Model, about, bounds, ours
 
@@ -96,6 +97,8 @@ class GatewayListener(Model, frozen=True):
     protocol: Annotated[Literal["HTTP", "HTTPS"] | None, about("Protocol of the listener; HTTPS when there is `tls`.")] = None
     tls: Annotated[ServerTls | None, about("Certificate of the listener.")] = None
     cors: Annotated[Cors | None, about("Cross-origin access for browsers, for all routes of the listener.")] = None
+    authorization: Annotated[RuleSet | None, about("Rules about requests, for all routes of the listener without their own.")] = None
+    sources: Annotated[Sources | None, ours("Which client addresses may come, for all routes of the listener.")] = None
 
 
 class Gateway(Model, frozen=True):
@@ -107,6 +110,8 @@ class Gateway(Model, frozen=True):
     tls: Annotated[ServerTls | None, about("Certificate of the port, for listeners without their own.")] = None
     listeners: Annotated[list[GatewayListener], about("Host names of the port; one for any name when empty.")] = []
     cors: Annotated[Cors | None, about("Cross-origin access for browsers, for all routes of the gateway.")] = None
+    authorization: Annotated[RuleSet | None, about("Rules about requests, for all routes of the gateway without their own.")] = None
+    sources: Annotated[Sources | None, ours("Which client addresses may come, for all routes of the gateway.")] = None
 
 
 class BindListener(Model, frozen=True):
