@@ -25,6 +25,10 @@ from agw.worker.documents import DocumentTable
 log = logging.getLogger(__name__)
 
 MAX_MISNAMED = 64
+SAID = {"allowed": "ok", "denied": "refused", "bad": "refused", "unavailable": "error", "unusable": "error"}
+"""How policies call what the metric has one word for."""
+NAMED = {"mcpAuthentication": "mcp", "networkAuthorization": "network"}
+"""Policies by the names they have in a configuration, where the metric has a shorter one."""
 
 
 class WorkerSecurity:
@@ -55,7 +59,7 @@ class WorkerSecurity:
 
     def count(self, what: str, result: str) -> None:
         """See SecurityHost."""
-        word = DECISION_WORDS.get((what, result))
+        word = DECISION_WORDS.get((NAMED.get(what, what), SAID.get(result, result)))
         if word is not None:
             self._context.slot.add_gauge(word, 1)
         elif (what, result) not in self._misnamed and len(self._misnamed) < MAX_MISNAMED:
