@@ -89,10 +89,12 @@ def usual_claims() -> dict[str, Any]:
     return {"iss": ISSUER, "sub": "alice", "aud": "gateway", "exp": NOW + 300, "nbf": NOW - 10, "iat": NOW - 10, "scope": "read write"}
 
 
-@lru_cache(maxsize=32)
+_made = lru_cache(maxsize=32)(Signer)
+
+
 def signer(kind: str, kid: str | None = "k1") -> Signer:
     """One key per kind and id for all tests: RSA keys take a while to make."""
-    return Signer(kind, kid)
+    return _made(kind, kid)
 
 
 def jwks(*signers: Signer) -> str:
