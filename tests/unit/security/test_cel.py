@@ -116,7 +116,8 @@ def test_only_members_that_are_looked_at_are_converted() -> None:
     assert members('jwt.a == 1 && jwt["b c"] == 2 && has(jwt.d) && jwt.?e.hasValue()') == {"a", "b c", "d", "e"}
     assert members("jwt.a.jwt.b == 1 || jwt.c == 1") == {"a", "b", "c"}  # more than needed is fine, less is not
     for whole in (
-        "size(jwt) > 0", "jwt.exists(k, true)", "jwt.exists  (k, true)", "jwt[jwt.a] == 1", "jwt == {}", 'jwt.a == "jwt"', "[jwt].size() == 1", "jwt[?'a'].hasValue()",
+        "size(jwt) > 0", "jwt.exists(k, true)", "jwt.exists  (k, true)", "jwt[jwt.a] == 1", "jwt == {}",
+        'jwt.a == "jwt"', "[jwt].size() == 1", "jwt[?'a'].hasValue()",
     ):  # fmt: skip
         assert members(whole) is None, whole
     claims = {"jwt": {"a": 1, "big": {"x": object()}}}
