@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from agw.config.model_authn import ApiKeys, BasicAuth, JwtAuth, TokenIntrospection
 from agw.config.model_rules import Csrf, RuleSet, Sources
 from agw.config.model_tls import BackendTls
 from agw.config.modelling import Model, about, bounds, ours
@@ -95,6 +96,10 @@ class RoutePolicies(Model, frozen=True):
     direct_response: Annotated[DirectResponse | None, about("Answer without an upstream.")] = None
     cors: Annotated[Cors | None, about("Cross-origin access for browsers.")] = None
     timeout: Annotated[Timeout | None, about("Time limits of one request.")] = None
+    jwt_auth: Annotated[JwtAuth | None, about("Authentication by JSON Web Tokens.")] = None
+    token_introspection: Annotated[TokenIntrospection | None, ours("Authentication by opaque tokens, asking who issued them.")] = None
+    basic_auth: Annotated[BasicAuth | None, about("Authentication by name and password.")] = None
+    api_key: Annotated[ApiKeys | None, about("Authentication by keys.")] = None
     authorization: Annotated[RuleSet | None, about("Rules about requests: who may send what.")] = None
     mcp_authorization: Annotated[RuleSet | None, about("Rules about MCP: who may use, and see, which tool, prompt, resource or task.")] = None
     csrf: Annotated[Csrf | None, about("Refuse what other sites make a browser send.")] = None
@@ -123,6 +128,10 @@ class GatewayPolicies(Model, frozen=True):
     """Policies of a listener in the older `binds` form."""
 
     cors: Annotated[Cors | None, about("Cross-origin access for browsers.")] = None
+    jwt_auth: Annotated[JwtAuth | None, about("Authentication by JSON Web Tokens.")] = None
+    token_introspection: Annotated[TokenIntrospection | None, ours("Authentication by opaque tokens, asking who issued them.")] = None
+    basic_auth: Annotated[BasicAuth | None, about("Authentication by name and password.")] = None
+    api_key: Annotated[ApiKeys | None, about("Authentication by keys.")] = None
     authorization: Annotated[RuleSet | None, about("Rules about requests: who may send what.")] = None
     sources: Annotated[Sources | None, ours("Which client addresses may come.")] = None
 

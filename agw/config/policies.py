@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from agw.config import rules, values
+from agw.config import authn, rules, values
 from agw.config.check import Context, Names
 from agw.config.model import Config, Gateway, GatewayListener
 from agw.config.model_policies import (
@@ -218,6 +218,10 @@ _CONVERSIONS: dict[str, tuple[str, str, Callable[[Context, Any, Path], Any]]] = 
     "direct_response": ("directResponse", "direct_response", _direct_response),
     "cors": ("cors", "cors", _cors),
     "timeout": ("timeout", "", _timeout),
+    "jwt_auth": ("jwtAuth", "jwt", authn.jwt_plan),
+    "token_introspection": ("tokenIntrospection", "introspection", authn.introspection_plan),
+    "basic_auth": ("basicAuth", "basic", authn.basic_plan),
+    "api_key": ("apiKey", "api_key", authn.api_key_plan),
     "authorization": ("authorization", "authorization", rules.http_rules),
     "mcp_authorization": ("mcpAuthorization", "mcp_authorization", rules.mcp_rules),
     "csrf": ("csrf", "csrf", rules.csrf_plan),
