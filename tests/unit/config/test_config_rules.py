@@ -79,7 +79,10 @@ def test_rules_about_connections() -> None:
     [
         ("'jwt.sub == \"a\" && foo'", "rules[0]: there is no `foo` (line 1, column 19 of the expression)"),
         ("{deny: mcp.tol.name}", "rules[0].deny: there is no `mcp.tol.name`; did you mean `mcp.tool.name`? (line 1, column 8 of the expression)"),
-        ("{require: 'mcp.tool.name > 3'}", "rules[0].require: found no matching overload for '_>_' applied to '(string, int)' (line 1, " + "column 15 of the expression)"),
+        (
+            "{require: 'mcp.tool.name > 3'}",
+            "rules[0].require: found no matching overload for '_>_' applied to '(string, int)' (line 1, column 15 of the expression)",
+        ),
         ("mcp.tool.name", "rules[0]: the rule gives string, not true or false; compare it with something"),
         ("''", "rules[0]: the expression is empty (line 1, column 1 of the expression)"),
         ("{}", "rules[0]: nothing chosen; give one of `allow`, `deny`, `require`"),
