@@ -40,7 +40,7 @@ KEYS = _table(
         "remoteRateLimit requestMirror retry"
     ),
     BackendPolicies=(
-        f"{_UPSTREAM} a2a ai extAuthz health http inferenceRouting mcpGuardrails "
+        f"{_UPSTREAM} a2a ai authorization extAuthz health http inferenceRouting mcpGuardrails "
         "sessionAffinity tcp"
     ),
     TargetPolicies=f"{_UPSTREAM} http tcp",
