@@ -55,6 +55,7 @@ KEYS = _table(
     Gateway=_AUTH,
     BindListener="tcpRoutes",
     ServerTls="cipherSuites keyExchangeGroups maxTLSVersion maxTlsVersion spiffe",
+    Location="expression",
     BackendTls="keyExchangeGroups spiffe subjectAltNames",
 )
 
