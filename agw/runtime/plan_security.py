@@ -227,7 +227,12 @@ class ExtAuthzPlan(Frozen, frozen=True, omit_defaults=True):
 
 
 class OidcPlan(Frozen, frozen=True, omit_defaults=True):
-    """`oidc`: browser login by authorization code and PKCE. Endpoints left empty come from the document `discovery_url`."""
+    """`oidc`: browser login by authorization code and PKCE. Endpoints left empty come from the document `discovery_url`.
+
+    `token_call` is the token endpoint when it is given; one that was discovered, and the keys, are asked for over
+    `discovery_call`, so they are of its origin. `token_auth` "" is what the document offers, else basic. `cookie_keys` are
+    32 octets as hex, the first seals, all open; the supervisor fills in what is not configured.
+    """
 
     issuer: str
     client_id: str
@@ -238,6 +243,9 @@ class OidcPlan(Frozen, frozen=True, omit_defaults=True):
     authorization_endpoint: str = ""
     token_endpoint: str = ""
     token_call: CallPlan | None = None
+    token_auth: Literal["", "basic", "post"] = ""
+    discovery_call: CallPlan | None = None
+    logout_path: str = ""
     jwks: str = ""
     jwks_url: str = ""
     cookie_keys: list[str] = []

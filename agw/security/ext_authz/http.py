@@ -7,6 +7,7 @@
 
 Rules:
 - the service sees the headers that are listed (`authorization` when none are), and those the policy adds;
+- Host is the one of the service's cluster;
 - nothing of an answer goes on the wire unchecked.
 """
 
@@ -81,17 +82,13 @@ class HttpService:
         out: Headers = []
         added = {name for name, _ in self._add}
         for name in self._include:
-            if name == b":authority":
-                out += [(b"host", value) for value in request.values(b"host") if b"host" not in added and b":authority" not in added]
-            elif not name.startswith(b":") and name not in added and headers.is_name(name):
+            if name not in added and headers.is_name(name):
                 out += [(name, value) for value in request.values(name)]
         for name, value in self._add:
             octets = value.octets(request, found, {})
             if not headers.is_value(octets):
                 raise ValueFailure(f"addRequestHeaders.{name.decode('latin-1')}: no header value")
-            if name in (b":authority", b"host"):
-                out.append((b"host", octets))
-            elif headers.is_name(name):
+            if headers.is_name(name):
                 out.append((name, octets))
         return out
 

@@ -1,7 +1,7 @@
 """The step of `extAuthz`: the cache before the service, the service, and what its failure means.
 
 Rules:
-- every way out is counted as one of allowed, cached, denied, failed, failed_open;
+- every way out is counted: ok, cached, refused, or error (whatever `on_failure` makes of it);
 - a verdict depends on the whole request, so the gate must ask again (`Found.lasting`);
 - a request that another worker has passed on was asked about there.
 """
@@ -89,9 +89,9 @@ class ExtAuthz:
             log.exception("asking the authorization service failed")
             return self._failed(type(error).__name__)
         if isinstance(verdict, Refusal):
-            self._host.count(POLICY, "denied")
+            self._host.count(POLICY, "refused")
             return verdict
-        self._host.count(POLICY, "allowed")
+        self._host.count(POLICY, "ok")
         _apply(verdict, found)
         if key and self._cache is not None:
             self._cache.put(key, verdict, request, found)
@@ -99,10 +99,10 @@ class ExtAuthz:
 
     def _failed(self, why: str) -> Verdict:
         if self._on_failure == 0:
-            self._host.count(POLICY, "failed_open")
+            self._host.count(POLICY, "error")
             log.warning("the authorization service gave no verdict; the request passes", extra={"cause": why})
             return None
-        self._host.count(POLICY, "failed")
+        self._host.count(POLICY, "error")
         return Refusal(self._on_failure, EXT_AUTH, b"authorization is not available", f"extAuthz gave no verdict: {why}")
 
 

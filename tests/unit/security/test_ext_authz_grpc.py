@@ -96,7 +96,7 @@ def test_the_service_sees_the_request_as_envoy_shows_it() -> None:
     found = Found()
     found.claims["jwt"] = {"sub": "kim"}
     verdict, asked, host = check(lambda _: allow(), request, found, context={"k": "v"})
-    assert verdict is None and host.counted == {("extAuthz", "allowed"): 1}
+    assert verdict is None and host.counted == {("extAuthz", "ok"): 1}
     http = asked.request.http
     assert (http.method, http.path, http.host, http.scheme, http.size, http.id) == ("POST", "/a?q", "app.example", "https", 5, "id")
     assert dict(http.headers) == {
@@ -166,7 +166,7 @@ def test_a_refusal_says_what_the_service_says() -> None:
     )  # fmt: skip
     verdict, _, host = check(lambda _: reply, FakeRequest())
     assert (verdict.status, verdict.body, verdict.content_type, verdict.lines) == (429, b"slow down", b"text/x", b"retry-after: 2\r\n")
-    assert host.counted == {("extAuthz", "denied"): 1}
+    assert host.counted == {("extAuthz", "refused"): 1}
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_every_refusal_is_one(reply: Any) -> None:
 def test_an_ok_response_alone_lets_pass_and_nothing_at_all_does_not() -> None:
     assert check(lambda _: CheckResponse(ok_response={}), FakeRequest())[0] is None
     verdict, _, host = check(lambda _: CheckResponse(), FakeRequest(), on_failure=503)
-    assert verdict.status == 503 and host.counted == {("extAuthz", "failed"): 1}
+    assert verdict.status == 503 and host.counted == {("extAuthz", "error"): 1}
 
 
 def test_too_many_changes_are_no_permission() -> None:
