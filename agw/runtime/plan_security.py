@@ -252,6 +252,20 @@ class OidcPlan(Frozen, frozen=True, omit_defaults=True):
     session_ns: int = 3_600_000_000_000
 
 
+class AdminTokenPlan(Frozen, frozen=True, omit_defaults=True):
+    """Who may use the admin listener: a token by its SHA-256 (64 hex digits), and what it may do."""
+
+    sha256: str
+    role: Literal["read", "operate"] = "read"
+    name: str = ""
+
+
+class AdminAuthPlan(Frozen, frozen=True, omit_defaults=True):
+    """`config.adminAuth`."""
+
+    tokens: list[AdminTokenPlan]
+
+
 class McpAuthPlan(Frozen, frozen=True, omit_defaults=True):
     """`mcpAuthentication`: an MCP endpoint as OAuth resource server.
 

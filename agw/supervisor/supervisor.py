@@ -87,7 +87,7 @@ class Supervisor:
         for key in self._snapshot.binds:
             self._listen.open(key)
         self._sockets = helper.HelperSockets(
-            admin=bind_plain(process.admin_address), stats=bind_plain(process.stats_address),
+            admin=bind_plain(process.admin_address), admin_auth=process.admin_auth, stats=bind_plain(process.stats_address),
             readiness=bind_plain(process.readiness_address), demo=demo,
         )
 
