@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from agw.config.model_external import ExtAuthz, Oidc
 from agw.config.model_tls import BackendTls
 from agw.config.modelling import Model, about, bounds
 
@@ -94,6 +95,8 @@ class RoutePolicies(Model, frozen=True):
     direct_response: Annotated[DirectResponse | None, about("Answer without an upstream.")] = None
     cors: Annotated[Cors | None, about("Cross-origin access for browsers.")] = None
     timeout: Annotated[Timeout | None, about("Time limits of one request.")] = None
+    oidc: Annotated[Oidc | None, about("Browser login at an OpenID provider.")] = None
+    ext_authz: Annotated[ExtAuthz | None, about("Another service decides.")] = None
     backend_tls: Annotated[BackendTls | None, about("TLS towards the backends.")] = msgspec.field(default=None, name="backendTLS")
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from agw.config import values
+from agw.config import external, values
 from agw.config.check import Context, Names
 from agw.config.model import Config
 from agw.config.model_policies import (
@@ -219,6 +219,8 @@ _CONVERSIONS: dict[str, tuple[str, str, Callable[[Context, Any, Path], Any]]] = 
     "direct_response": ("directResponse", "direct_response", _direct_response),
     "cors": ("cors", "cors", _cors),
     "timeout": ("timeout", "", _timeout),
+    "oidc": ("oidc", "oidc", external.oidc),
+    "ext_authz": ("extAuthz", "ext_authz", external.ext_authz),
     "backend_tls": ("backendTLS", TLS, client_tls),
 }
 _BACKEND_FIELDS = frozenset(BackendPolicies.__struct_fields__)
