@@ -104,6 +104,10 @@ def _http(context: Context, value: HttpProtocol, endpoint: Endpoint, tls: TlsCli
         if name.lower() in (":authority", "host"):
             # Host is one per service: connections are shared by all requests.
             endpoint = endpoint._replace(authority=findings.value(where, values.cel_constant, text, "") or endpoint.authority)
+        elif name == ":method":
+            added[name] = _expression(context, text, where)
+        elif name in _PSEUDO:
+            findings.problem(where, f"`{name}` here {NOT_YET}; use `path` for the path, and backendTLS for the scheme")
         else:
             added[findings.value(where, values.changed_header, name, name)] = _expression(context, text, where)
     timeout_ns = common.get("timeout_ns", ExtAuthzPlan().timeout_ns)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+import time
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -49,6 +50,13 @@ def test_the_service_sees_method_path_and_authorization() -> None:
     assert asked.headers["authorization"] == "Bearer t"
     assert "cookie" not in asked.headers
     assert host.counted == {("extAuthz", "ok"): 1}
+
+
+def test_the_method_can_be_another() -> None:
+    _, peer, _ = check(ok, FakeRequest("DELETE", b"/x"), add_headers_cel={":method": "'PO' + 'ST'", "a": "'b'"}, body_cel="'x=1'")
+    assert (peer.asked[0].method, peer.asked[0].body, peer.asked[0].headers["a"]) == ("POST", b"x=1", "b")
+    verdict, peer, _ = check(ok, FakeRequest(), add_headers_cel={":method": "'GET / HTTP/1.1'"})
+    assert (verdict.status, peer.asked) == (403, [])
 
 
 def test_listed_headers_replace_the_default() -> None:
@@ -229,6 +237,8 @@ def test_without_lifetime_or_key_nothing_is_kept(fields: Any) -> None:
 
 def test_lifetimes() -> None:
     assert [lifetime_s(value) for value in ("5m", "1.5s", "200ms", 3, timedelta(seconds=2))] == [300, 1.5, 0.2, 3, 2]
+    assert 3590 < lifetime_s(time.time() + 3600) <= 3600, "as the exp of a token"
+    assert 3590 < lifetime_s(datetime.now(UTC) + timedelta(hours=1)) <= 3600
     for value in ("", "5", "5 minutes", None, True):
         with pytest.raises(ValueError):
             lifetime_s(value)
