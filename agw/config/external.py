@@ -17,10 +17,13 @@ from agw.config import values
 from agw.config.files import read_text
 from agw.config.model_external import AdminAuth, DocumentSource, ExtAuthz, HttpProtocol, Oidc
 from agw.config.problem import Finding, Path
+from agw.config.rules import expression
 from agw.config.tls import client_tls, secured
 from agw.config.values import NOT_YET, Endpoint, quoted
 from agw.runtime.plan import TlsClientPlan
 from agw.runtime.plan_security import AdminAuthPlan, AdminTokenPlan, CallPlan, ExtAuthzPlan, OidcPlan
+from agw.security.cel_names import Phase
+from agw.security.ext_authz.values import constant
 
 if TYPE_CHECKING:
     from agw.config.check import Context
@@ -114,22 +117,25 @@ def _http(context: Context, value: HttpProtocol, endpoint: Endpoint, tls: TlsCli
     names = [findings.value((*path, "includeResponseHeaders", i), values.changed_header, name, name) for i, name in enumerate(value.include_response_headers)]
     return ExtAuthzPlan(
         protocol="http", call=context.outside.service(endpoint, "extAuthz", tls, timeout_ns), add_headers_cel=added, response_headers=names,
-        path_cel=_expression(context, value.path, (*path, "path")), redirect_cel=_expression(context, value.redirect, (*path, "redirect")),
-        body_cel=_expression(context, value.body, (*path, "body")), metadata_cel=_expressions(context, value.metadata, (*path, "metadata")), **common,
+        path_cel=_expression(context, value.path, (*path, "path")), redirect_cel=_expression(context, value.redirect, (*path, "redirect"), "response"),
+        body_cel=_expression(context, value.body, (*path, "body")), metadata_cel=_expressions(context, value.metadata, (*path, "metadata"), "response"),
+        **common,
     )  # fmt: skip
 
 
-def _expression(context: Context, text: str | None, path: Path) -> str:
+def _expression(context: Context, text: str | None, path: Path, phase: Phase = "http") -> str:
     """An expression, "" for none."""
     if text is None:
         return ""
     if not text.strip():
         context.findings.problem(path, "an empty expression; write one, like request.path, or remove the key")
-    return text.strip()
+    elif constant(text) is None:
+        expression(context, text, path, phase)
+    return text
 
 
-def _expressions(context: Context, texts: dict[str, str], path: Path) -> dict[str, str]:
-    return {name: _expression(context, text, (*path, name)) for name, text in texts.items()}
+def _expressions(context: Context, texts: dict[str, str], path: Path, phase: Phase = "http") -> dict[str, str]:
+    return {name: _expression(context, text, (*path, name), phase) for name, text in texts.items()}
 
 
 def _grpc_header(text: str) -> str:

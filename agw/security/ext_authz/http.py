@@ -43,7 +43,7 @@ class HttpService:
         self._call = plan.call
         self._caller = caller
         self._path = optional(plan.path_cel, "path", compile)
-        self._redirect = optional(plan.redirect_cel, "redirect", compile)
+        self._redirect = optional(plan.redirect_cel, "redirect", compile, "response")
         self._body = optional(plan.body_cel, "body", compile)
         self._include = [name.encode().lower() for name in plan.include_headers] or [b"authorization"]
         self._add = [(name.encode().lower(), Value(text, f"addRequestHeaders.{name}", compile)) for name, text in plan.add_headers_cel.items()]

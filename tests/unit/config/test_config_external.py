@@ -84,6 +84,8 @@ def test_allowing_on_failure_is_told() -> None:
         ("{host: 'a:1', failureMode: {denyWithStatus: 200}}", "200 is no refusal"), ("{host: 'a:1', failureMode: maybe}", "failureMode"),
         ("{host: 'a:1', protocol: {grpc: {}, http: {}}}", "exclude each other"),
         ("{host: 'a:1', protocol: {http: {path: ''}}}", "http.path: an empty expression"),
+        ("{host: 'a:1', protocol: {http: {path: request.pth}}}", "(line 1, column"), ("{host: 'a:1', cache: {key: [x.y], ttl: '\"5m\"'}}", "cache.key[0]: "),
+        ("{host: 'a:1', protocol: {http: {path: response.body}}}", "it is not known before the answer"),
         ("{host: 'a:1', protocol: {http: {addRequestHeaders: {':authority': request.host}}}}", "other than a text constant"),
         ("{host: 'a:1', protocol: {http: {addRequestHeaders: {':path': '\"/\"'}}}}", "`:path` here is known"),
         ("{host: 'a:1', protocol: {http: {includeResponseHeaders: [content-length]}}}", "written by agw itself"),

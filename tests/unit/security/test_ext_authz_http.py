@@ -13,6 +13,7 @@ from agw.runtime.plan_security import CallPlan, ExtAuthzPlan
 from agw.security.contract import Found
 from agw.security.ext_authz import make
 from agw.security.ext_authz.cache import lifetime_s
+from agw.security.ext_authz.http import HttpService
 from agw.security.ext_authz.values import constant
 from tests.kits.external import Answer, Asked, FakeRequest, Host, HttpPeer, compile_python, verdict_of
 
@@ -247,4 +248,36 @@ def test_lifetimes() -> None:
 def test_constants_need_no_engine_and_others_do() -> None:
     assert [constant(text) for text in ('"/a"', "'/a'", ' "x" ', '"a" + "b"', '"a\\n"', "x")] == ["/a", "/a", "x", None, None, None]
     with pytest.raises(ValueError, match="path: only text constants"):
-        make(plan(1, path_cel="request.path"), Host())
+        HttpService(plan(1, path_cel="request.path"), Host().caller, None)
+    with pytest.raises(ValueError, match="line 1, column"):
+        make(plan(1, path_cel="request.pth"), Host())
+
+
+def test_real_expressions() -> None:
+    """What agentgateway's examples for oauth2-proxy, tailscale and token exchange write."""
+    says = b'{"access_token": "t", "Node": {"Name": "laptop"}}'
+
+    async def run() -> None:
+        answers = [(401, [], b""), (200, [("x-auth-request-user", "kim"), ("content-type", "application/json")], says)]
+        async with HttpPeer(lambda _: answers.pop(0)) as peer:
+            fields = {
+                "path_cel": '"/whois?addr=" + source.address', "redirect_cel": '"/oauth2/start?rd=" + request.path',
+                "add_headers_cel": {"x-forwarded-host": "request.host"}, "body_cel": 'form.encode({"audience": "a b"})',
+                "metadata_cel": {
+                    "user": 'response.headers["x-auth-request-user"]', "email": 'response.headers["x-auth-request-email"]',
+                    "node": "json(response.body).Node.Name", "expires": "1900000000",
+                },
+                "cache_key_cel": ['request.headers["authorization"]'], "cache_ttl_cel": "extauthz.expires - 5",
+            }  # fmt: skip
+            step = make(plan(peer.port, **fields), Host())
+            request = FakeRequest("POST", b"/deep", [(b"authorization", b"Bearer t")])
+            verdict = await verdict_of(step, request)
+            assert verdict is not None and verdict.lines.startswith(b"Location: /oauth2/start?rd=/deep\r\n")
+            found = Found()
+            assert await verdict_of(step, request, found) is None
+            assert found.claims["extauthz"] == {"user": "kim", "node": "laptop", "expires": 1_900_000_000}
+            assert (peer.asked[1].target, peer.asked[1].body) == ("/whois?addr=192.0.2.7", b"audience=a+b")
+            assert peer.asked[1].headers["x-forwarded-host"] == "app.example"
+            assert step.check(request, found) is None, "kept until the token ends"
+
+    asyncio.run(run())
