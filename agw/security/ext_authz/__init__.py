@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from agw.security.ext_authz.values import Compile
 
 
-def make(plan: ExtAuthzPlan, host: SecurityHost, compile: Compile = expressions.compile) -> ExtAuthz:
+def factory(plan: ExtAuthzPlan, host: SecurityHost, compile: Compile = expressions.compile) -> ExtAuthz:
     """The step of one `extAuthz`. Errors: ValueError for an expression that cannot be compiled. `compile` is CEL but in tests.
 
     `close()` of the step lets go of its connections; call it when the step is not asked any more.

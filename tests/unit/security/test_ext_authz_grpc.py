@@ -80,7 +80,7 @@ def check(decide: Decide, request: FakeRequest, found: Found | None = None, **fi
     async def run() -> tuple[Any, Any, Host]:
         host = Host()
         async with Peer(decide) as peer:
-            step = make(ExtAuthzPlan(host="127.0.0.1", port=peer.port, **fields), host, compile_python)
+            step = factory(ExtAuthzPlan(host="127.0.0.1", port=peer.port, **fields), host, compile_python)
             verdict = await verdict_of(step, request, found)
             step.close()
         asked = peer.service.asked[0] if peer.service.asked else None
@@ -204,7 +204,7 @@ def test_an_error_of_the_service_and_nobody_there() -> None:
     async def nobody() -> None:
         async with Peer(lambda _: allow()) as peer:
             port = peer.port
-        step = make(ExtAuthzPlan(host="127.0.0.1", port=port), Host())
+        step = factory(ExtAuthzPlan(host="127.0.0.1", port=port), Host())
         verdict = await verdict_of(step, FakeRequest())
         assert verdict is not None and "cannot connect" in verdict.cause
         step.close()
@@ -217,7 +217,7 @@ def test_one_connection_for_all_that_comes_back_after_a_restart() -> None:
         async with Peer(lambda _: allow()) as peer:
             port = peer.port
             plan = ExtAuthzPlan(host="127.0.0.1", port=port)
-            one, two = make(plan, Host()), make(plan, Host())
+            one, two = factory(plan, Host()), factory(plan, Host())
             assert len(channel._channels) == 1
             assert await asyncio.gather(*(verdict_of(step, FakeRequest()) for step in (one, two) * 20)) == [None] * 40
             assert len(peer._server.protocols) == 1
@@ -244,7 +244,7 @@ def test_a_silent_connection_is_given_up() -> None:
             return allow()
 
         async with Peer(lambda _: decide()) as peer:
-            step = make(ExtAuthzPlan(host="127.0.0.1", port=peer.port, timeout_ns=30_000_000), Host())
+            step = factory(ExtAuthzPlan(host="127.0.0.1", port=peer.port, timeout_ns=30_000_000), Host())
             shared = channel._channels["127.0.0.1", peer.port, False]
             for _ in range(channel.MAX_SILENT):
                 assert await verdict_of(step, FakeRequest()) is not None
@@ -267,7 +267,7 @@ def test_calls_in_flight_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
             return allow()
 
         async with Peer(lambda _: decide()) as peer:
-            step = make(ExtAuthzPlan(host="127.0.0.1", port=peer.port), Host())
+            step = factory(ExtAuthzPlan(host="127.0.0.1", port=peer.port), Host())
             waiting = [asyncio.ensure_future(verdict_of(step, FakeRequest())) for _ in range(3)]
             done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             (refused,) = [task.result() for task in done]
@@ -283,7 +283,7 @@ def test_a_unix_socket(tmp_path: Any) -> None:
     async def run() -> None:
         path = str(tmp_path / "authz.sock")
         async with Peer(lambda _: allow(), path=path):
-            step = make(ExtAuthzPlan(host=f"unix:{path}"), Host())
+            step = factory(ExtAuthzPlan(host=f"unix:{path}"), Host())
             assert await verdict_of(step, FakeRequest()) is None
             step.close()
 

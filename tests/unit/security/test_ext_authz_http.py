@@ -11,7 +11,7 @@ import pytest
 
 from agw.runtime.plan_security import CallPlan, ExtAuthzPlan
 from agw.security.contract import Found
-from agw.security.ext_authz import make
+from agw.security.ext_authz import factory
 from agw.security.ext_authz.cache import lifetime_s
 from agw.security.ext_authz.http import HttpService
 from agw.security.ext_authz.values import constant
@@ -34,7 +34,7 @@ def check(handler: Any, request: FakeRequest, found: Found | None = None, **fiel
     async def run() -> tuple[Any, HttpPeer, Host]:
         host = Host()
         async with HttpPeer(handler) as peer:
-            step = make(plan(peer.port, **fields), host, compile_python)
+            step = factory(plan(peer.port, **fields), host, compile_python)
             verdict = await verdict_of(step, request, found)
             step.close()
         return verdict, peer, host
@@ -133,10 +133,10 @@ def test_failures_do_what_the_policy_says(fault: str, on_failure: int, status: i
         async with HttpPeer(refusing(500)) as peer:
             port = peer.port
             if fault != "closed":
-                step = make(plan(port, on_failure=on_failure, path_cel="1/0" if fault == "expression" else ""), host, compile_python)
+                step = factory(plan(port, on_failure=on_failure, path_cel="1/0" if fault == "expression" else ""), host, compile_python)
                 verdict = await verdict_of(step, FakeRequest())
         if fault == "closed":
-            verdict = await verdict_of(make(plan(port, on_failure=on_failure), host), FakeRequest())
+            verdict = await verdict_of(factory(plan(port, on_failure=on_failure), host), FakeRequest())
         assert (verdict.status if verdict else None) == status
         assert host.counted == {("extAuthz", "error"): 1}
 
@@ -152,7 +152,7 @@ def test_a_slow_service_is_not_waited_for() -> None:
         host = Host()
         peer = HttpPeer(never)
         async with peer:
-            verdict = await verdict_of(make(plan(peer.port, timeout_ns=50_000_000), host), FakeRequest())
+            verdict = await verdict_of(factory(plan(peer.port, timeout_ns=50_000_000), host), FakeRequest())
             for task in asyncio.all_tasks() - {asyncio.current_task()}:
                 task.cancel()
         assert verdict is not None and verdict.status == 403
@@ -171,7 +171,7 @@ def test_header_lines_of_the_service_cannot_split() -> None:
         found = Found()
         async with server:
             port = server.sockets[0].getsockname()[1]
-            await verdict_of(make(plan(port, response_headers=["x-auth-user", "connection"]), Host()), FakeRequest(), found)
+            await verdict_of(factory(plan(port, response_headers=["x-auth-user", "connection"]), Host()), FakeRequest(), found)
         assert found.lines == b""
 
     asyncio.run(run())
@@ -208,7 +208,7 @@ def test_permissions_are_kept_under_the_key_and_refusals_never() -> None:
 
         async with HttpPeer(handler) as peer:
             fields = {"cache_key_cel": ["request.path.decode()"], "cache_ttl_cel": "'5m'", "response_headers": ["x-auth-user"], "cache_entries": 1}
-            step = make(plan(peer.port, **fields), host, compile_python)
+            step = factory(plan(peer.port, **fields), host, compile_python)
             assert await verdict_of(step, FakeRequest()) is not None
             assert await verdict_of(step, FakeRequest()) is None
             found = Found()
@@ -228,7 +228,7 @@ def test_permissions_are_kept_under_the_key_and_refusals_never() -> None:
 def test_without_lifetime_or_key_nothing_is_kept(fields: Any) -> None:
     async def run() -> None:
         async with HttpPeer(ok) as peer:
-            step = make(plan(peer.port, **{"cache_key_cel": ["'x'"], **fields}), Host(), compile_python)
+            step = factory(plan(peer.port, **{"cache_key_cel": ["'x'"], **fields}), Host(), compile_python)
             for _ in range(2):
                 await verdict_of(step, FakeRequest())
             assert len(peer.asked) == 2
@@ -250,7 +250,7 @@ def test_constants_need_no_engine_and_others_do() -> None:
     with pytest.raises(ValueError, match="path: only text constants"):
         HttpService(plan(1, path_cel="request.path"), Host().caller, None)
     with pytest.raises(ValueError, match="line 1, column"):
-        make(plan(1, path_cel="request.pth"), Host())
+        factory(plan(1, path_cel="request.pth"), Host())
 
 
 def test_real_expressions() -> None:
@@ -269,7 +269,7 @@ def test_real_expressions() -> None:
                 },
                 "cache_key_cel": ['request.headers["authorization"]'], "cache_ttl_cel": "extauthz.expires - 5",
             }  # fmt: skip
-            step = make(plan(peer.port, **fields), Host())
+            step = factory(plan(peer.port, **fields), Host())
             request = FakeRequest("POST", b"/deep", [(b"authorization", b"Bearer t")])
             verdict = await verdict_of(step, request)
             assert verdict is not None and verdict.lines.startswith(b"Location: /oauth2/start?rd=/deep\r\n")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from agw.runtime.plan_security import CallPlan, OidcPlan
 from agw.security.contract import Found, Refusal
-from agw.security.oidc import make, step
+from agw.security.oidc import factory, step
 from agw.security.oidc.cookies import PART, Jar, Sealer, TooLong
 from agw.security.oidc.step import Oidc, is_navigation, way_back
 from tests.kits.external import FakeRequest, Host, verdict_of
@@ -75,7 +75,7 @@ class World:
             issuer, "client", SECRET, "https://app.example/oauth/callback", scopes=["profile"], discovery_url=url,
             discovery_call=CallPlan(self.provider.peer.port), cookie_keys=KEYS,
         )  # fmt: skip
-        return make(msgspec.structs.replace(plan, **self.fields), self.host)
+        return factory(msgspec.structs.replace(plan, **self.fields), self.host)
 
 
 def play(work: Callable[[World, Browser], Awaitable[None]], world: World | None = None) -> None:
