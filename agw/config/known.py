@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-_AUTH = "apiKey authorization basicAuth extAuthz extProc jwtAuth oidc transformations"
+_AUTH = "authorization extAuthz extProc oidc transformations"
 _UPSTREAM = "backendAuth backendTunnel transformations"
 
 
@@ -55,6 +55,8 @@ KEYS = _table(
     Gateway=_AUTH,
     BindListener="tcpRoutes",
     ServerTls="cipherSuites keyExchangeGroups maxTLSVersion maxTlsVersion spiffe",
+    ApiKey="allowedModels",
+    Location="expression",
     BackendTls="keyExchangeGroups spiffe subjectAltNames",
 )
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+from agw.config.model_authn import ApiKeys, BasicAuth, JwtAuth, TokenIntrospection
 from agw.config.model_mcp import McpBackend, SimpleMcp
 from agw.config.model_policies import BackendPolicies, Cors, GatewayPolicies, RoutePolicies, TargetedPolicy
 from agw.config.model_process import FrontendPolicies, ProcessConfig
@@ -96,6 +97,10 @@ class GatewayListener(Model, frozen=True):
     protocol: Annotated[Literal["HTTP", "HTTPS"] | None, about("Protocol of the listener; HTTPS when there is `tls`.")] = None
     tls: Annotated[ServerTls | None, about("Certificate of the listener.")] = None
     cors: Annotated[Cors | None, about("Cross-origin access for browsers, for all routes of the listener.")] = None
+    jwt_auth: Annotated[JwtAuth | None, about("Authentication by JSON Web Tokens, for all routes of the listener.")] = None
+    token_introspection: Annotated[TokenIntrospection | None, ours("Authentication by opaque tokens, asking who issued them.")] = None
+    basic_auth: Annotated[BasicAuth | None, about("Authentication by name and password, for all routes of the listener.")] = None
+    api_key: Annotated[ApiKeys | None, about("Authentication by keys, for all routes of the listener.")] = None
 
 
 class Gateway(Model, frozen=True):
@@ -107,6 +112,10 @@ class Gateway(Model, frozen=True):
     tls: Annotated[ServerTls | None, about("Certificate of the port, for listeners without their own.")] = None
     listeners: Annotated[list[GatewayListener], about("Host names of the port; one for any name when empty.")] = []
     cors: Annotated[Cors | None, about("Cross-origin access for browsers, for all routes of the gateway.")] = None
+    jwt_auth: Annotated[JwtAuth | None, about("Authentication by JSON Web Tokens, for all routes of the gateway.")] = None
+    token_introspection: Annotated[TokenIntrospection | None, ours("Authentication by opaque tokens, asking who issued them.")] = None
+    basic_auth: Annotated[BasicAuth | None, about("Authentication by name and password, for all routes of the gateway.")] = None
+    api_key: Annotated[ApiKeys | None, about("Authentication by keys, for all routes of the gateway.")] = None
 
 
 class BindListener(Model, frozen=True):

@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from agw.config.model_authn import ApiKeys, BasicAuth, JwtAuth, TokenIntrospection
 from agw.config.model_tls import BackendTls
-from agw.config.modelling import Model, about, bounds
+from agw.config.modelling import Model, about, bounds, ours
 
 
 class HeaderModifier(Model, frozen=True):
@@ -94,6 +95,10 @@ class RoutePolicies(Model, frozen=True):
     direct_response: Annotated[DirectResponse | None, about("Answer without an upstream.")] = None
     cors: Annotated[Cors | None, about("Cross-origin access for browsers.")] = None
     timeout: Annotated[Timeout | None, about("Time limits of one request.")] = None
+    jwt_auth: Annotated[JwtAuth | None, about("Authentication by JSON Web Tokens.")] = None
+    token_introspection: Annotated[TokenIntrospection | None, ours("Authentication by opaque tokens, asking who issued them.")] = None
+    basic_auth: Annotated[BasicAuth | None, about("Authentication by name and password.")] = None
+    api_key: Annotated[ApiKeys | None, about("Authentication by keys.")] = None
     backend_tls: Annotated[BackendTls | None, about("TLS towards the backends.")] = msgspec.field(default=None, name="backendTLS")
 
 
@@ -117,6 +122,10 @@ class GatewayPolicies(Model, frozen=True):
     """Policies of a listener in the older `binds` form."""
 
     cors: Annotated[Cors | None, about("Cross-origin access for browsers.")] = None
+    jwt_auth: Annotated[JwtAuth | None, about("Authentication by JSON Web Tokens.")] = None
+    token_introspection: Annotated[TokenIntrospection | None, ours("Authentication by opaque tokens, asking who issued them.")] = None
+    basic_auth: Annotated[BasicAuth | None, about("Authentication by name and password.")] = None
+    api_key: Annotated[ApiKeys | None, about("Authentication by keys.")] = None
 
 
 class GatewayTarget(Model, frozen=True):

@@ -17,7 +17,7 @@ from agw.config.problem import Path
 REDACTED = "<redacted>"
 
 _SECRET_KEY = re.compile(
-    r"passw|secret|token|credential|authorization|cookie|api[-_]?key|private[-_]?key|signing[-_]?key|^keys?$|auth$",
+    r"passw|secret|token|credential|authorization|cookie|api[-_]?key|private[-_]?key|signing[-_]?key|^keys?$|^jwks$|auth$",
     re.IGNORECASE,
 )
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from agw.config import load_file, model, model_mcp, model_policies, model_process, model_tls
+from agw.config import load_file, model, model_authn, model_location, model_mcp, model_policies, model_process, model_tls
 from agw.config.known import KEYS, VALUES
 from agw.config.modelling import Model
 from agw.config.schema import SCHEMA_ID, json_schema, schema_text
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[3]
 EXAMPLES = sorted((ROOT / "config" / "examples").glob("*.yaml"))
 STRUCTS = {
     item.__name__: item
-    for module in (model, model_mcp, model_policies, model_process, model_tls)
+    for module in (model, model_authn, model_location, model_mcp, model_policies, model_process, model_tls)
     for item in vars(module).values()
     if isinstance(item, type) and issubclass(item, Model) and item is not Model
 }
@@ -27,12 +27,14 @@ REFERENCE = os.environ.get("AGW_REFERENCE", "")
 
 # Struct -> type of agentgateway's schema; "" is its top level.
 COUNTERPARTS = {
-    "AccessLog": "LoggingPolicy", "BackendDefaults": "BackendConfig", "BackendPolicies": "LocalBackendPolicies",
+    "AccessLog": "LoggingPolicy", "ApiKey": "LocalAPIKey", "ApiKeys": "LocalAPIKeys", "BasicAuth": "LocalBasicAuth",
+    "BackendDefaults": "BackendConfig", "BackendPolicies": "LocalBackendPolicies",
     "BackendTarget": "BackendTarget", "Bind": "LocalBind", "BindListener": "LocalListener", "BindRoute": "LocalRoute",
     "Config": "", "Cors": "CorsSerde", "DirectResponse": "LocalExplicitOrConditional_DirectResponse",
     "Dns": "RawDnsConfig", "FrontendHttp": "FrontendHTTP", "FrontendPolicies": "LocalFrontendPolicies",
     "Gateway": "LocalGateway", "GatewayListener": "LocalGatewayListener", "GatewayPolicies": "LocalGatewayPolicy",
-    "GatewayTarget": "ListenerTarget", "HeaderModifier": "HeaderModifier", "Logging": "RawLogging",
+    "GatewayTarget": "ListenerTarget", "HeaderModifier": "HeaderModifier", "JwtAuth": "LocalJwtConfig", "JwtProvider": "ProviderConfig",
+    "JwtValidationOptions": "JWTValidationOptions", "JwksSource": "FileInlineOrRemote", "Location": "AuthorizationLocation", "Logging": "RawLogging",
     "BackendTls": "LocalBackendTLS", "McpBackend": "LocalMcpBackend", "McpSettings": "RawMcpConfig",
     "McpTarget": "LocalMcpTarget", "Metrics": "RawMetrics", "ServerTls": "LocalTLSServerConfig", "SessionKeys": "RawSession",
     "NamedBackend": "FullLocalBackend", "PolicyName": "ResourceName", "PolicyTarget": "PolicyTarget",

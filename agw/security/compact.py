@@ -1,0 +1,150 @@
+"""Compact JWS to header and claims (RFC 7515, RFC 7519): everything that can be refused before any cryptography.
+
+Rules:
+- one reading only: three parts, unpadded base64url with zero trailing bits, UTF-8, JSON objects without duplicate members;
+- size, depth and the length of every number have a bound; nothing here is worse than linear;
+- any octets end in a `Compact` or a `Malformed`, never in an exception;
+- headers that bring their own key or change the meaning of the rest are refused, not ignored (RFC 8725, 2 and 3).
+"""
+
+from __future__ import annotations
+
+import binascii
+import json
+import math
+import re
+from typing import Any, NamedTuple
+
+from agw.security.credentials_in import Malformed
+
+MAX_TOKEN = 16 * 1024
+"""Octets of a token."""
+MAX_DEPTH = 32
+"""Of objects and lists in a header or claims, the outermost counted."""
+MAX_KID = 256
+"""Characters of a key id."""
+MAX_ALG = 32
+
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\Z)', re.DOTALL)
+_PARTS = re.compile(rb"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
+_STANDARD = bytes.maketrans(b"-_", b"+/")
+_PADDING = (b"", b"", b"==", b"=")
+_LAST = {2: frozenset(b"AQgw"), 3: frozenset(b"AEIMQUYcgkosw048")}
+_BRINGS_A_KEY = ("jwk", "jku", "x5u")
+_TYPES = frozenset(("jwt", "at+jwt", "application/at+jwt"))
+
+
+class Compact(NamedTuple):
+    """A token in parts, nothing of it verified. `kid` is None when the header has none."""
+
+    alg: str
+    kid: str | None
+    claims: dict[str, Any]
+    signed: bytes
+    signature: bytes
+
+
+def parse(token: bytes) -> Compact | Malformed:
+    """The parts of a token."""
+    if len(token) > MAX_TOKEN:
+        return Malformed(f"the token is longer than {MAX_TOKEN} octets")
+    match = _PARTS.fullmatch(token)
+    if match is None:
+        return Malformed("not three parts of unpadded base64url")
+    decoded: list[bytes] = []
+    for part in match.groups():
+        octets = _decode(part)
+        if octets is None:
+            return Malformed("base64url that is not canonical")
+        decoded.append(octets)
+    header = object_of(decoded[0])
+    if isinstance(header, Malformed):
+        return Malformed(f"header: {header.cause}")
+    refused = _refused_header(header)
+    if refused is not None:
+        return refused
+    claims = object_of(decoded[1])
+    if isinstance(claims, Malformed):
+        return Malformed(f"claims: {claims.cause}")
+    return Compact(header["alg"], header.get("kid"), claims, token[: match.end(2)], decoded[2])
+
+
+def _decode(part: bytes) -> bytes | None:
+    """The octets of a part; None when another spelling of the same octets exists."""
+    rest = len(part) & 3
+    if rest == 1 or (rest and part[-1] not in _LAST[rest]):
+        return None
+    return binascii.a2b_base64(part.translate(_STANDARD) + _PADDING[rest])
+
+
+def _refused_header(header: dict[str, Any]) -> Malformed | None:
+    alg, kid, typ, cty = header.get("alg"), header.get("kid"), header.get("typ"), header.get("cty")
+    if not isinstance(alg, str) or not alg or len(alg) > MAX_ALG:
+        return Malformed("header: no algorithm")
+    if "kid" in header and (not isinstance(kid, str) or not kid or len(kid) > MAX_KID):
+        return Malformed(f"header: kid is no text of 1 to {MAX_KID} characters")
+    if "crit" in header or "b64" in header:
+        return Malformed("header: crit or b64, which change what the rest means")
+    for name in _BRINGS_A_KEY:
+        if name in header:
+            return Malformed(f"header: {name}, by which a token brings its own key")
+    if "typ" in header and (not isinstance(typ, str) or typ.lower() not in _TYPES):
+        return Malformed("header: typ is neither JWT nor at+jwt")
+    if "cty" in header and (not isinstance(cty, str) or cty.lower() in ("jwt", "application/jwt")):
+        return Malformed("header: a token within the token")
+    return None
+
+
+def object_of(octets: bytes) -> dict[str, Any] | Malformed:
+    """A JSON object with strict reading: UTF-8, no duplicate members at any level, bounded depth, finite numbers, whole characters."""
+    try:
+        text = octets.decode("utf-8")
+        if text.count("{") + text.count("[") > MAX_DEPTH and _depth(text) > MAX_DEPTH:
+            return Malformed(f"JSON deeper than {MAX_DEPTH}")
+        value = _DECODER.decode(text)
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode("utf-8")  # half of a surrogate pair is no text
+    except UnicodeError:
+        return Malformed("not UTF-8")
+    except _Refused as refused:
+        return Malformed(refused.args[0])
+    except (ValueError, RecursionError):
+        return Malformed("not JSON")
+    return value if type(value) is dict else Malformed("not a JSON object")
+
+
+class _Refused(ValueError):
+    """Well-formed JSON that is not taken."""
+
+
+def _depth(text: str) -> int:
+    """How deep brackets nest outside strings."""
+    deepest = depth = 0
+    for char in _STRING.sub("", text):
+        if char in "{[":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif char in "}]":
+            depth -= 1
+    return deepest
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise _Refused("a member twice in one object")
+    return found
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise _Refused("a number beyond all bounds")
+    return value
+
+
+def _no_constant(text: str) -> float:
+    raise _Refused("NaN or Infinity, which is no JSON")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_members, parse_float=_number, parse_constant=_no_constant)
