@@ -36,7 +36,7 @@ KEYS = _table(
     FrontendPolicies="connect logging networkAuthorization networkExtAuthz proxy proxyProtocol tcp tls tracing",
     DirectResponse="bodyExpression conditional",
     RoutePolicies=(
-        f"{_AUTH} {_UPSTREAM} a2a ai buffer csrf delay localRateLimit mcpAuthentication mcpAuthorization mcpGuardrails "
+        f"{_AUTH} {_UPSTREAM} a2a ai buffer csrf delay localRateLimit mcpAuthorization mcpGuardrails "
         "remoteRateLimit requestMirror retry"
     ),
     BackendPolicies=(

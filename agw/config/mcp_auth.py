@@ -134,7 +134,16 @@ def with_well_known(routes: list[RoutePlan]) -> list[RoutePlan]:
         return routes
     taken = {match.path for route in routes for match in route.matches if match.path.startswith(_WELL_KNOWN)}
     alone = len({(route.name, route.rule) for route in guarded}) == 1
-    return [_with_matches(route, taken, alone) if route.policies.mcp_auth is not None else route for route in routes]
+    return [_with_matches(_with_cors(route), taken, alone) if route.policies.mcp_auth is not None else route for route in routes]
+
+
+def _with_cors(route: RoutePlan) -> RoutePlan:
+    """Well-known answers allow every origin by themselves, unless the route says which."""
+    policies = route.policies
+    if policies.cors is None or policies.mcp_auth is None:
+        return route
+    own = msgspec.structs.replace(policies.mcp_auth, cors=False)
+    return msgspec.structs.replace(route, policies=msgspec.structs.replace(policies, mcp_auth=own))
 
 
 def _with_matches(route: RoutePlan, taken: set[str], alone: bool) -> RoutePlan:

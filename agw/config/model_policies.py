@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from agw.config.model_authn import ApiKeys, BasicAuth, JwtAuth, TokenIntrospection
+from agw.config.model_mcp_auth import McpAuthentication
 from agw.config.model_tls import BackendTls
 from agw.config.modelling import Model, about, bounds, ours
 
@@ -99,6 +100,7 @@ class RoutePolicies(Model, frozen=True):
     token_introspection: Annotated[TokenIntrospection | None, ours("Authentication by opaque tokens, asking who issued them.")] = None
     basic_auth: Annotated[BasicAuth | None, about("Authentication by name and password.")] = None
     api_key: Annotated[ApiKeys | None, about("Authentication by keys.")] = None
+    mcp_authentication: Annotated[McpAuthentication | None, about("Authentication of MCP clients by an OAuth authorization server.")] = None
     backend_tls: Annotated[BackendTls | None, about("TLS towards the backends.")] = msgspec.field(default=None, name="backendTLS")
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from agw.config import authn, values
+from agw.config import authn, mcp_auth, values
 from agw.config.check import Context, Names
 from agw.config.model import Config, Gateway, GatewayListener
 from agw.config.model_policies import (
@@ -222,6 +222,7 @@ _CONVERSIONS: dict[str, tuple[str, str, Callable[[Context, Any, Path], Any]]] = 
     "token_introspection": ("tokenIntrospection", "introspection", authn.introspection_plan),
     "basic_auth": ("basicAuth", "basic", authn.basic_plan),
     "api_key": ("apiKey", "api_key", authn.api_key_plan),
+    "mcp_authentication": ("mcpAuthentication", "mcp_auth", mcp_auth.mcp_auth_plan),
     "backend_tls": ("backendTLS", TLS, client_tls),
 }
 _BACKEND_FIELDS = frozenset(BackendPolicies.__struct_fields__)

@@ -10,7 +10,7 @@ import orjson
 
 from agw.runtime.plan_security import CallPlan, JwtPlan, JwtProviderPlan, McpAuthPlan
 from agw.security.contract import JWT_AUTH, Document, Documents, Found, Headers, HttpAnswer, Refusal, Verdict
-from agw.security.mcp_auth.step import McpAuthStep, factory
+from agw.security.mcp_auth.step import McpAuthStep
 
 ISSUER = "https://issuer.example/realms/mcp"
 RESOURCE = "https://agw.example/mcp"
@@ -111,9 +111,9 @@ def plan(provider: Any = "", mode: Any = "strict", **more: Any) -> McpAuthPlan:
     return McpAuthPlan(jwt=jwt, provider=provider, **values)
 
 
-def step_of(policy: McpAuthPlan, host: Host | None = None, *, cors: bool = True, **tokens: Any) -> McpAuthStep:
+def step_of(policy: McpAuthPlan, host: Host | None = None, **tokens: Any) -> McpAuthStep:
     """The step of a policy, with `Tokens(**tokens)` behind it."""
-    return factory(policy, host or Host(**{METADATA_URL: SERVER}), Tokens(mode=policy.jwt.mode, **tokens), cors=cors)
+    return McpAuthStep(policy, host or Host(**{METADATA_URL: SERVER}), Tokens(mode=policy.jwt.mode, **tokens))
 
 
 def ask(step: McpAuthStep, request: Asking, body: bytes | None = None) -> tuple[Verdict, Found]:

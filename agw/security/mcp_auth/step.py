@@ -30,13 +30,13 @@ _PREFLIGHT = (
 
 
 class McpAuthStep:
-    """One `mcpAuthentication` policy. `inner` judges tokens; `cors` False: the route has a CORS policy, which adds its own lines."""
+    """One `mcpAuthentication` policy. `inner` judges tokens."""
 
-    def __init__(self, plan: McpAuthPlan, host: SecurityHost, inner: Step, *, cors: bool = True) -> None:
+    def __init__(self, plan: McpAuthPlan, host: SecurityHost, inner: Step) -> None:
         self._plan = plan
         self._host = host
         self._inner = inner
-        self._cors = cors
+        self._cors = plan.cors
         self._offered = endpoints(plan.provider, plan.client_id)
         self._documents = Documents(plan)
         self._server = ServerProxy(plan, host, self._offered)
@@ -122,6 +122,8 @@ class McpAuthStep:
         return out._replace(lines=out.lines + self._lines())
 
 
-def factory(plan: McpAuthPlan, host: SecurityHost, inner: Step, *, cors: bool = True) -> McpAuthStep:
-    """The step of a plan; `inner` is the JWT step of `plan.jwt`."""
-    return McpAuthStep(plan, host, inner, cors=cors)
+def factory(plan: McpAuthPlan, host: SecurityHost) -> McpAuthStep:
+    """The step of a plan."""
+    from agw.security import jwt
+
+    return McpAuthStep(plan, host, jwt.factory(plan.jwt, host))

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from agw.config import load_file, model, model_authn, model_location, model_mcp, model_policies, model_process, model_tls
+from agw.config import load_file, model, model_authn, model_location, model_mcp, model_mcp_auth, model_policies, model_process, model_tls
 from agw.config.known import KEYS, VALUES
 from agw.config.modelling import Model
 from agw.config.schema import SCHEMA_ID, json_schema, schema_text
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[3]
 EXAMPLES = sorted((ROOT / "config" / "examples").glob("*.yaml"))
 STRUCTS = {
     item.__name__: item
-    for module in (model, model_authn, model_location, model_mcp, model_policies, model_process, model_tls)
+    for module in (model, model_authn, model_location, model_mcp, model_mcp_auth, model_policies, model_process, model_tls)
     for item in vars(module).values()
     if isinstance(item, type) and issubclass(item, Model) and item is not Model
 }
@@ -35,7 +35,7 @@ COUNTERPARTS = {
     "Gateway": "LocalGateway", "GatewayListener": "LocalGatewayListener", "GatewayPolicies": "LocalGatewayPolicy",
     "GatewayTarget": "ListenerTarget", "HeaderModifier": "HeaderModifier", "JwtAuth": "LocalJwtConfig", "JwtProvider": "ProviderConfig",
     "JwtValidationOptions": "JWTValidationOptions", "JwksSource": "FileInlineOrRemote", "Location": "AuthorizationLocation", "Logging": "RawLogging",
-    "BackendTls": "LocalBackendTLS", "McpBackend": "LocalMcpBackend", "McpSettings": "RawMcpConfig",
+    "BackendTls": "LocalBackendTLS", "McpAuthentication": "LocalMcpAuthentication", "McpProvider": "McpIDP", "McpBackend": "LocalMcpBackend", "McpSettings": "RawMcpConfig",
     "McpTarget": "LocalMcpTarget", "Metrics": "RawMetrics", "ServerTls": "LocalTLSServerConfig", "SessionKeys": "RawSession",
     "NamedBackend": "FullLocalBackend", "PolicyName": "ResourceName", "PolicyTarget": "PolicyTarget",
     "ProcessConfig": "RawConfig", "RequestRedirect": "RequestRedirect", "Route": "LocalAttachedRoute",

@@ -67,7 +67,7 @@ def test_with_an_adapter_clients_are_sent_to_the_gateway() -> None:
 
 
 def test_one_origin_header_only_when_the_route_has_its_own_policy() -> None:
-    verdict, _ = ask(step_of(plan(), cors=False), Asking(PRM))
+    verdict, _ = ask(step_of(plan(cors=False)), Asking(PRM))
     assert verdict is not None
     assert verdict.lines == b""
 
