@@ -24,6 +24,8 @@ def _fill_bounds():
 _fill_bounds()
 
 GAUGE_COUNT = G_COUNT
+DECISION_SHAPE = (DECISION_POLICIES, DECISION_RESULTS)
+assert G_COUNT == G_DECISIONS + DECISION_POLICIES * DECISION_RESULTS
 SERIES_BYTES = sizeof(Series)
 MCP_BYTES = sizeof(McpSeries)
 TOOL_BYTES = sizeof(ToolName)

@@ -15,6 +15,7 @@ from agw.config.model_authn import ApiKeys, BasicAuth, JwtAuth, TokenIntrospecti
 from agw.config.model_mcp import McpBackend, SimpleMcp
 from agw.config.model_policies import BackendPolicies, Cors, GatewayPolicies, RoutePolicies, TargetedPolicy
 from agw.config.model_process import FrontendPolicies, ProcessConfig
+from agw.config.model_rules import RuleSet, Sources
 from agw.config.model_tls import ServerTls
 from agw.config.modelling import Model, about, bounds, ours
 
@@ -101,6 +102,8 @@ class GatewayListener(Model, frozen=True):
     token_introspection: Annotated[TokenIntrospection | None, ours("Authentication by opaque tokens, asking who issued them.")] = None
     basic_auth: Annotated[BasicAuth | None, about("Authentication by name and password, for all routes of the listener.")] = None
     api_key: Annotated[ApiKeys | None, about("Authentication by keys, for all routes of the listener.")] = None
+    authorization: Annotated[RuleSet | None, about("Rules about requests, for all routes of the listener without their own.")] = None
+    sources: Annotated[Sources | None, ours("Which client addresses may come, for all routes of the listener.")] = None
 
 
 class Gateway(Model, frozen=True):
@@ -116,6 +119,8 @@ class Gateway(Model, frozen=True):
     token_introspection: Annotated[TokenIntrospection | None, ours("Authentication by opaque tokens, asking who issued them.")] = None
     basic_auth: Annotated[BasicAuth | None, about("Authentication by name and password, for all routes of the gateway.")] = None
     api_key: Annotated[ApiKeys | None, about("Authentication by keys, for all routes of the gateway.")] = None
+    authorization: Annotated[RuleSet | None, about("Rules about requests, for all routes of the gateway without their own.")] = None
+    sources: Annotated[Sources | None, ours("Which client addresses may come, for all routes of the gateway.")] = None
 
 
 class BindListener(Model, frozen=True):

@@ -31,6 +31,7 @@ from agw.config.outside import Outside
 from agw.config.policies import PolicySet, Targeted, convert, plan_of, tls_of
 from agw.config.problem import Path
 from agw.config.process import access_log_plan, cluster_defaults, http_plan, process_plan
+from agw.config.rules import network_rules
 from agw.runtime.plan import BackendRef, MatchPlan, NamedPattern, Pattern, Plan, RoutePlan
 
 _ROOT_KEY: MatchKey = ("prefix", "/", "", (), ())
@@ -86,6 +87,7 @@ class _PlanBuilder:
             mcp=self.backends.mcp,
             http=http_plan(self.context, config),
             access_log=access_log_plan(config),
+            network_rules=network_rules(self.context, config),
             documents=list(self.context.outside.documents.values()),
             process=process,
         )

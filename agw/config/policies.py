@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from agw.config import authn, mcp_auth, values
+from agw.config import authn, mcp_auth, rules, values
 from agw.config.check import Context, Names
 from agw.config.model import Config, Gateway, GatewayListener
 from agw.config.model_policies import (
@@ -223,6 +223,10 @@ _CONVERSIONS: dict[str, tuple[str, str, Callable[[Context, Any, Path], Any]]] = 
     "basic_auth": ("basicAuth", "basic", authn.basic_plan),
     "api_key": ("apiKey", "api_key", authn.api_key_plan),
     "mcp_authentication": ("mcpAuthentication", "mcp_auth", mcp_auth.mcp_auth_plan),
+    "authorization": ("authorization", "authorization", rules.http_rules),
+    "mcp_authorization": ("mcpAuthorization", "mcp_authorization", rules.mcp_rules),
+    "csrf": ("csrf", "csrf", rules.csrf_plan),
+    "sources": ("sources", "sources", rules.sources_plan),
     "backend_tls": ("backendTLS", TLS, client_tls),
 }
 _BACKEND_FIELDS = frozenset(BackendPolicies.__struct_fields__)

@@ -34,7 +34,7 @@ from agw.mcp.session import SessionState, UpstreamSession
 from agw.mcp.streams import EventStream, Reporter
 from agw.mcp.target import Target
 from agw.mcp.transport import Headers, TransportError
-from agw.mcp.transports.origin import Stream
+from agw.runtime.origin import Stream
 
 if TYPE_CHECKING:
     from agw.mcp.farm import Pooled

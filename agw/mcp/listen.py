@@ -31,7 +31,7 @@ from agw.mcp.peer import Hello, LegacyPeer
 from agw.mcp.streams import Answer
 from agw.mcp.target import Target
 from agw.mcp.transport import TransportError
-from agw.mcp.transports.origin import Stream
+from agw.runtime.origin import Stream
 from agw.security.contract import McpFacts
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from agw.mcp.modern_peer import ModernPeer, NotModern
 from agw.mcp.peer import Hello, LegacyPeer, drop_begun
 from agw.mcp.streams import Answer
 from agw.mcp.target import Target
-from agw.mcp.transports.origin import Stream
+from agw.runtime.origin import Stream
 
 if TYPE_CHECKING:
     from agw.mcp.service import McpService

@@ -29,7 +29,7 @@ from agw.mcp.peer import LegacyPeer, Sink
 from agw.mcp.seal import KeyRing
 from agw.mcp.target import Target
 from agw.mcp.transport import Headers
-from agw.mcp.transports.origin import Stream
+from agw.runtime.origin import Stream
 
 if TYPE_CHECKING:
     from agw.mcp.farm import Farm, Pooled

@@ -30,7 +30,7 @@ from agw.mcp.message import Members, Message, MessageError
 from agw.mcp.target import Target, header_lines
 from agw.mcp.transport import Headers, OnMessage, Reply, TransportError
 from agw.mcp.transports.http import HttpTransport
-from agw.mcp.transports.origin import Stream
+from agw.runtime.origin import Stream
 
 log = logging.getLogger(__name__)
 

@@ -41,8 +41,8 @@ from agw.mcp.ways import Ways
 
 if TYPE_CHECKING:
     from agw._fast.fetch import Fetch
-    from agw.mcp.transports.origin import Stream
     from agw.runtime.endpoint import McpEndpoint
+    from agw.runtime.origin import Stream
 
 log = logging.getLogger(__name__)
 

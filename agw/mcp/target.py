@@ -25,9 +25,9 @@ from agw.mcp.revisions import Era
 from agw.mcp.transport import Transport, TransportError
 from agw.mcp.transports.http import HttpTransport
 from agw.mcp.transports.openapi import OpenApiTransport
-from agw.mcp.transports.origin import Origin, Stream
 from agw.mcp.transports.sse import SseTransport
 from agw.mcp.transports.stdio import ChildLimit, StdioTransport
+from agw.runtime.origin import Origin, Stream
 from agw.runtime.plan import HeaderOps, McpTargetPlan
 
 VERDICT_S = 600.0

@@ -340,7 +340,7 @@ def compile_steps(plan: Plan, generation: int, labels: LabelIndex, previous: Sna
         router = yield from Router.build_steps(listeners)
         binds[key] = Bind(str(key), router, matches, http, log_fragment(first.gateway, first.name, "", ""), label, server_tls(bind_plan))
         yield
-    return Snapshot(generation, plan, binds, by_identity, endpoints, gates.by_identity)
+    return Snapshot(generation, plan, binds, by_identity, endpoints, gates.by_identity, clusters)
 
 
 def compile_plan(plan: Plan, generation: int, labels: LabelIndex, previous: Snapshot | None = None) -> Snapshot:
