@@ -77,6 +77,12 @@ class Call:
     def gate(self) -> Gate | None:
         """The route's gate."""
     @property
+    def secure(self) -> bool:
+        """Does the client speak TLS?"""
+    @property
+    def labels(self) -> tuple[str, str, str, str, str]:
+        """(bind, gateway, listener, route, rule)."""
+    @property
     def prefix_len(self) -> int:
         """Octets of `path` that the route's prefix matched."""
     @property

@@ -61,6 +61,7 @@ cdef class Downlink(Stream):
     cdef Exchange exchange
     cdef Timer deadline             # the exchange's total time
     cdef Identity known             # whom the last request was from
+    cdef bytes mark                 # digest of the client's certificate, b"" without one; None: not looked for yet
     cdef char peer[72]
     cdef uint32_t peer_len
     cdef uint32_t peer_ip_len

@@ -16,6 +16,7 @@ from libc.string cimport memcmp
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 
 import time
+from hashlib import sha256
 from email.utils import formatdate
 
 from agw._fast.accesslog cimport AccessLog, Record, spread
@@ -290,13 +291,18 @@ cdef class Exchange(Client):
         cdef Identity who = None
         cdef bytes shown
         cdef int state
-        if len(gate.headers) == 1 and not gate.elsewhere and not gate.by_peer:
+        cdef bint simple
+        if self.down.mark is None:
+            certificate = self.down.tls.certificate() if self.down.tls is not None else None
+            self.down.mark = b"" if certificate is None else sha256(certificate).digest()
+        simple = len(gate.headers) == 1 and not gate.elsewhere and not gate.by_peer and not self.down.mark
+        if simple:
             who = gate.recall(h, buf, self.down.known, self.ctx.reactor.now)
             if who is not None:
                 self.down.known = who
                 return self.pass_in(who, who.entry)
-        shown = gate.shown(h, buf, self.down.peer[:self.down.peer_ip_len])
-        if shown is not None and (len(gate.headers) != 1 or gate.elsewhere or gate.by_peer):
+        shown = gate.shown(h, buf, self.down.peer[:self.down.peer_ip_len], self.down.mark)
+        if shown is not None and not simple:
             who = gate.find(shown, self.ctx.reactor.now)
             if who is not None:
                 return self.pass_in(who, who.entry)

@@ -34,10 +34,10 @@ cdef class Gate:
     cdef readonly bint messages
     cdef readonly tuple headers         # lower-case names of headers that hold credentials
     cdef readonly bint elsewhere        # the query or a cookie may hold one
-    cdef readonly bint by_peer          # what is decided depends on the client's address or certificate
+    cdef readonly bint by_peer          # what is decided depends on the client's address
     cdef readonly uint32_t capacity
     cdef dict identities
     cdef uint32_t generation
-    cdef bytes shown(self, const Head* h, const char* buf, bytes peer)
+    cdef bytes shown(self, const Head* h, const char* buf, bytes peer, bytes mark)
     cdef Identity recall(self, const Head* h, const char* buf, Identity last, int64_t now)
     cdef License licence(self, Identity who, bytes name)

@@ -69,7 +69,7 @@ cdef class Gate:
         self.capacity = capacity
         self.identities = {}
 
-    cdef bytes shown(self, const Head* h, const char* buf, bytes peer):
+    cdef bytes shown(self, const Head* h, const char* buf, bytes peer, bytes mark):
         # Everything a decision may depend on, in one piece; None when a field comes twice.
         cdef uint32_t i
         cdef const Header* f
@@ -92,6 +92,8 @@ cdef class Gate:
             parts.append(buf[h.query_off:h.query_off + h.query_len] if h.has_query else b"")
         if self.by_peer:
             parts.append(peer)
+        if mark:
+            parts.append(mark)
         # Fields cannot hold a line feed, so the parts cannot run into each other.
         return b"\n".join(parts)
 

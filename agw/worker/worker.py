@@ -303,7 +303,13 @@ class Worker:
 
     def _equip(self, snapshot: Snapshot) -> None:
         """Give the gates of a snapshot what they ask; nothing of it has been requested yet."""
-        self.security.attach(snapshot)
+        new = [gate for gate in snapshot.gates.values() if gate.keeper is None]
+        host = self.security.attach(snapshot)
+        if new:
+            from agw.security.keeper import Keeper
+
+            for gate in new:
+                gate.keeper = Keeper(gate, gate.plan, host)
 
     def _adopt_mcp(self, snapshot: Snapshot) -> None:
         """Give MCP backends their services; the package is loaded when there is the first."""
