@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from tests.kits.gateway import wait_until
 from tests.kits.guarded import House, guarded
-from tests.peers.mcp_client import Endpoint, Session, call
+from tests.peers.mcp_client import Endpoint, Session, Stream, call, initialize
 from tests.peers.mcp_script import Offer
 from tests.peers.mcp_server import McpServer
 
@@ -282,8 +283,6 @@ def test_the_oldest_transport(server: Callable[..., McpServer]) -> None:
         house.rules.need(whoami=["write"])
         house.rules.hidden.add(("bob", "tool", "gone"))
         at = house.at("/one/sse", "bob mcp")
-        from tests.peers.mcp_client import Stream, initialize
-
         with Stream(at.connect("GET")) as stream:
             event = stream.event()
             assert event is not None
@@ -296,5 +295,7 @@ def test_the_oldest_transport(server: Callable[..., McpServer]) -> None:
             assert where.post({"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": call("gone")}).status == 202
             assert stream.message()["error"]["code"] == -32602
             assert house.at(where.path, "eve").post({"jsonrpc": "2.0", "id": 3, "method": "ping"}).status == 404
+        wait_until(lambda: not a.sessions, what="the end of the session behind it")
 
-    guarded(body, {"/one": [server()]})
+    a = server()
+    guarded(body, {"/one": [a]})
