@@ -77,16 +77,7 @@ class Rules:
         return LIMITED if facts.public in self.limited or facts.method in self.limited else None
 
     def lacking(self, identity: Identity, tools: Sequence[str], call: Any) -> Refusal | None:
-        return self.scopes.lacking(identity.scopes, tools, Asked(call))
-
-
-class Asked:
-    """A call over plain HTTP, as challenges see it."""
-
-    def __init__(self, call: Any) -> None:
-        self.path: bytes = call.path
-        self.secure = False
-        self.values: Callable[[bytes], list[bytes]] = call.values
+        return self.scopes.lacking(identity.scopes, tools, call)
 
 
 class House:
