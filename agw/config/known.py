@@ -36,7 +36,7 @@ KEYS = _table(
     FrontendPolicies="connect logging networkExtAuthz proxy proxyProtocol tcp tls tracing",
     DirectResponse="bodyExpression conditional",
     RoutePolicies=(
-        f"{_AUTH} {_UPSTREAM} a2a ai buffer delay localRateLimit mcpAuthentication mcpGuardrails "
+        f"{_AUTH} {_UPSTREAM} a2a ai buffer delay localRateLimit mcpGuardrails "
         "remoteRateLimit requestMirror retry"
     ),
     BackendPolicies=(
