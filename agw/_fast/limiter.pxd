@@ -44,6 +44,7 @@ cdef class Limit:
     cdef readonly int window
     cdef readonly int number            # row of its counters
     cdef readonly Table table
+    cdef Table counters
     cdef public object store            # None, or who shares this limit with other machines
     cdef uint64_t remaining             # of the last take()
     cdef int64_t retry_ns               # of the last take(): 0 when admitted

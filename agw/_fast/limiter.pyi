@@ -86,10 +86,13 @@ class Limit:
     """None, or `decide(limit, key, cost, now_ns) -> int`: it shares the limit with other machines and says in how many ns to come
     again, 0 admits, -1 leaves the decision to this machine."""
 
-    def __init__(self, table: Table, name: str, kind: str, burst: int, interval_ns: int = 0, window: str = "", identity: bytes = b"") -> None:
+    def __init__(
+        self, table: Table, name: str, kind: str, burst: int, interval_ns: int = 0, window: str = "", identity: bytes = b"", counters: Table | None = None
+    ) -> None:
         """kind: rate (a unit per `interval_ns`, `burst` at once), concurrency, quota (`burst` per `window`: hour, day, month).
 
-        identity: 16 octets; limits with the same one share their buckets. Errors: ValueError for what is out of range.
+        identity: 16 octets; limits with the same one share their buckets. counters: the table that counts its decisions, when it is
+        another one. Errors: ValueError for what is out of range.
         """
 
     @property

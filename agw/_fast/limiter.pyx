@@ -308,9 +308,11 @@ cdef class Table:
 
 
 cdef class Limit:
-    def __init__(self, Table table not None, str name not None, str kind not None, burst, interval_ns=0, str window="", bytes identity=b""):
+    def __init__(self, Table table not None, str name not None, str kind not None, burst, interval_ns=0, str window="", bytes identity=b"", Table counters=None):
         cdef uint64_t parts[2]
-        if kind not in KINDS or window not in WINDOWS or table.worker < 0:
+        if counters is None:
+            counters = table
+        if kind not in KINDS or window not in WINDOWS or table.worker < 0 or counters.worker < 0:
             raise ValueError("no such kind or window, or a table of no worker")
         self.name = name
         self.kind = KINDS.index(kind)
@@ -325,11 +327,12 @@ cdef class Limit:
         self.table = table
         self.store = None
         identity = identity or name.encode().ljust(16, b"\0")[:16]
-        self.number = table.number_of(identity, name)
+        self.counters = counters
+        self.number = counters.number_of(identity, name)
         memcpy(parts, PyBytes_AS_STRING(identity), 16)
         self.k0 = table.k0 ^ parts[0]
         self.k1 = table.k1 ^ parts[1]
-        self.counts = table.cell(self.number)
+        self.counts = counters.cell(self.number)
 
     # -------------------------------------------------------------------------------------------- for Python
 

@@ -36,8 +36,8 @@ KEYS = _table(
     FrontendPolicies="connect logging networkAuthorization networkExtAuthz proxy proxyProtocol tcp tls tracing",
     DirectResponse="bodyExpression conditional",
     RoutePolicies=(
-        f"{_AUTH} {_UPSTREAM} a2a ai buffer csrf delay localRateLimit mcpAuthentication mcpAuthorization mcpGuardrails "
-        "remoteRateLimit requestMirror retry"
+        f"{_AUTH} {_UPSTREAM} a2a ai buffer csrf delay mcpAuthentication mcpAuthorization mcpGuardrails "
+        "requestMirror retry"
     ),
     BackendPolicies=(
         f"{_UPSTREAM} a2a ai authorization extAuthz health http inferenceRouting mcpAuthorization mcpGuardrails "
@@ -45,6 +45,7 @@ KEYS = _table(
     ),
     TargetPolicies=f"{_UPSTREAM} http tcp",
     GatewayPolicies=_AUTH,
+    RemoteRateLimit="backend conditional policies service",
     RouteTarget="kind",
     PolicyTarget="listenerSet",
     BackendTarget="service",
@@ -65,6 +66,8 @@ VALUES = _table(
         "BindListener.protocol": "TLS TCP HBONE",
         "Bind.tunnelProtocol": "hboneWaypoint hboneGateway proxy connect",
         "Bind.mode": "internal",
+        "LocalRateLimit.type": "tokens",
+        "RateLimitDescriptor.type": "tokens",
         "ServerTls.mode": "dynamicCa",
     }
 )

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from agw.config.model_limits import LocalRateLimit, RemoteRateLimit
 from agw.config.model_tls import BackendTls
 from agw.config.modelling import Model, about, bounds
 
@@ -94,6 +95,8 @@ class RoutePolicies(Model, frozen=True):
     direct_response: Annotated[DirectResponse | None, about("Answer without an upstream.")] = None
     cors: Annotated[Cors | None, about("Cross-origin access for browsers.")] = None
     timeout: Annotated[Timeout | None, about("Time limits of one request.")] = None
+    local_rate_limit: Annotated[list[LocalRateLimit] | None, about("Limits that all workers of this gateway share.")] = None
+    remote_rate_limit: Annotated[RemoteRateLimit | None, about("A rate limit service that is asked.")] = None
     backend_tls: Annotated[BackendTls | None, about("TLS towards the backends.")] = msgspec.field(default=None, name="backendTLS")
 
 

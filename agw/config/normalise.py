@@ -21,6 +21,7 @@ from agw.config import values
 from agw.config.backends import Backends
 from agw.config.check import Context, MatchKey, Names, Ports, hostnames_meet
 from agw.config.clusters import Clusters
+from agw.config.limits import rate_store
 from agw.config.listeners import DEFAULT, Listener, Listeners
 from agw.config.mcp_backends import MCP_PATH, SSE_PATH
 from agw.config.model import BindRoute, Config, NamedMatch, PathMatch, RouteMatch, ValueMatch
@@ -85,6 +86,7 @@ class _PlanBuilder:
             http=http_plan(self.context, config),
             access_log=access_log_plan(config),
             documents=list(self.context.outside.documents.values()),
+            rate_store=rate_store(self.context, config.rate_limit, ("rateLimit",)),
             process=process,
         )
 

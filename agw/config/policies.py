@@ -20,6 +20,7 @@ from typing import Any
 
 from agw.config import values
 from agw.config.check import Context, Names
+from agw.config.limits import local_limits, remote_limits
 from agw.config.model import Config
 from agw.config.model_policies import (
     Authority,
@@ -219,6 +220,8 @@ _CONVERSIONS: dict[str, tuple[str, str, Callable[[Context, Any, Path], Any]]] = 
     "direct_response": ("directResponse", "direct_response", _direct_response),
     "cors": ("cors", "cors", _cors),
     "timeout": ("timeout", "", _timeout),
+    "local_rate_limit": ("localRateLimit", "limits", local_limits),
+    "remote_rate_limit": ("remoteRateLimit", "remote_limits", remote_limits),
     "backend_tls": ("backendTLS", TLS, client_tls),
 }
 _BACKEND_FIELDS = frozenset(BackendPolicies.__struct_fields__)

@@ -108,8 +108,10 @@ class MetricsSource:
         config: Callable[[], ConfigState],
         version: str,
         prefix: str = "agw",
+        limits: Callable[[], Iterable[tuple[str, int, int, int, int]]] = tuple,
     ) -> None:
         self.prefix = prefix
+        self._limits = limits
         self._arena = arena
         self._labels = labels
         self._config = config
@@ -123,6 +125,7 @@ class MetricsSource:
         requests = self._requests(slots, labels)
         mcp = self._mcp(slots, labels)
         targets = self._targets(slots, labels)
+        limits = list(self._limits())
         numbers = [(slot, self._arena.gauges(slot.index)) for slot in slots]
         process: dict[str, dict[tuple[str, ...], Value]] = {
             "version": {(self._version,): 1},
@@ -138,6 +141,8 @@ class MetricsSource:
                 rows = _of_mcp(mcp, metric.source)
             elif metric.origin == "upstream":
                 rows = self._upstream(slots, labels)
+            elif metric.origin == "limit":
+                rows = _of_limits(limits, metric.source)
             elif metric.origin == "target":
                 rows = _of_targets(targets, metric.source)
             elif metric.origin == "worker":
@@ -252,6 +257,24 @@ def _of_targets(targets: Mapping[tuple[str, ...], Mapping[str, int]], source: st
     if source == "items":
         return {(*key, kind): numbers[kind] for key, numbers in targets.items() for kind in ITEMS if numbers.get(kind)}
     return {key: numbers[source] for key, numbers in targets.items() if source in numbers}
+
+
+def _of_limits(limits: Iterable[tuple[str, int, int, int, int]], source: str) -> dict[tuple[str, ...], Value]:
+    """Sums by name: two limits may bear the same one."""
+    rows: dict[tuple[str, ...], Value] = {}
+
+    def count(key: tuple[str, ...], number: int) -> None:
+        before = rows.get(key, 0)
+        assert not isinstance(before, Distribution)
+        rows[key] = before + number
+
+    for name, admitted, refused, evictions, errors in limits:
+        if source == "decisions":
+            count((name, "admitted"), admitted)
+            count((name, "refused"), refused)
+        else:
+            count((name,), evictions if source == "evictions" else errors)
+    return rows
 
 
 ITEMS = ("tools", "prompts", "resources", "templates")
