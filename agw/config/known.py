@@ -36,11 +36,11 @@ KEYS = _table(
     FrontendPolicies="connect logging networkExtAuthz proxy proxyProtocol tcp tls tracing",
     DirectResponse="bodyExpression conditional",
     RoutePolicies=(
-        f"{_AUTH} {_UPSTREAM} a2a ai buffer delay localRateLimit mcpAuthentication mcpGuardrails "
+        f"{_AUTH} {_UPSTREAM} a2a ai buffer delay localRateLimit mcpGuardrails "
         "remoteRateLimit requestMirror retry"
     ),
     BackendPolicies=(
-        f"{_UPSTREAM} a2a ai extAuthz health http inferenceRouting mcpGuardrails "
+        f"{_UPSTREAM} a2a ai authorization extAuthz health http inferenceRouting mcpGuardrails "
         "sessionAffinity tcp"
     ),
     TargetPolicies=f"{_UPSTREAM} http tcp",

@@ -8,6 +8,7 @@ import msgspec
 
 from agw.config.model_authn import ApiKeys, BasicAuth, JwtAuth, TokenIntrospection
 from agw.config.model_external import ExtAuthz, Oidc
+from agw.config.model_mcp_auth import McpAuthentication
 from agw.config.model_rules import Csrf, RuleSet, Sources
 from agw.config.model_tls import BackendTls
 from agw.config.modelling import Model, about, bounds, ours
@@ -103,6 +104,7 @@ class RoutePolicies(Model, frozen=True):
     api_key: Annotated[ApiKeys | None, about("Authentication by keys.")] = None
     oidc: Annotated[Oidc | None, about("Browser login at an OpenID provider.")] = None
     ext_authz: Annotated[ExtAuthz | None, about("Another service decides.")] = None
+    mcp_authentication: Annotated[McpAuthentication | None, about("Authentication of MCP clients by an OAuth authorization server.")] = None
     authorization: Annotated[RuleSet | None, about("Rules about requests: who may send what.")] = None
     mcp_authorization: Annotated[RuleSet | None, about("Rules about MCP: who may use, and see, which tool, prompt, resource or task.")] = None
     csrf: Annotated[Csrf | None, about("Refuse what other sites make a browser send.")] = None
@@ -116,7 +118,6 @@ class BackendPolicies(Model, frozen=True):
     request_header_modifier: Annotated[HeaderModifier | None, about("Changes to request headers.")] = None
     response_header_modifier: Annotated[HeaderModifier | None, about("Changes to response headers.")] = None
     request_redirect: Annotated[RequestRedirect | None, about("Answer with a redirect.")] = None
-    authorization: Annotated[RuleSet | None, about("Rules about requests, once this backend is chosen.")] = None
     mcp_authorization: Annotated[RuleSet | None, about("Rules about MCP: who may use, and see, which tool, prompt, resource or task.")] = None
     backend_tls: Annotated[BackendTls | None, about("TLS towards the backend.")] = msgspec.field(default=None, name="backendTLS")
 
