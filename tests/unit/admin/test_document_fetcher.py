@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gzip
 import logging
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -471,3 +473,8 @@ def test_tls_trusts_what_the_plan_says() -> None:
 )
 def test_urls_are_shown_without_secrets(url: str, seen: str) -> None:
     assert shown(url) == seen
+
+
+def test_who_fetches_nothing_does_not_load_the_client() -> None:
+    code = "import sys, agw.admin.helper, agw.worker.worker, agw.supervisor.supervisor; sys.exit('httpx2' in sys.modules or 'agw.admin.documents' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
