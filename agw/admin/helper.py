@@ -142,9 +142,9 @@ class Helper:
         if self._fetcher is None:
             if not plans:
                 return
-            from agw.admin.documents import DocumentFetcher
+            from agw.admin.documents import DocumentFetcher, public_address
 
-            self._fetcher = DocumentFetcher(self._report, self._kept)
+            self._fetcher = DocumentFetcher(self._report, self._kept, guard=public_address)
             self._kept = []
         self._fetcher.adopt(plans)
 
