@@ -19,6 +19,9 @@ from agw.security.cel_functions import safe, strict_json
 from agw.security.cel_names import ENVIRONMENT, KINDS
 from agw.security.contract import McpFacts, Request
 
+ADDRESS = frozenset(("source.address", "source.rawAddress"))
+"""Variables that a gate which tells addresses apart shows again."""
+
 _MISSING: Any = object()
 _CLAIMS = ("jwt", "apiKey", "extauthz")
 _LABELS = {"proxy.bind": 0, "proxy.gateway": 1, "proxy.listener": 2, "proxy.route": 3}
