@@ -46,7 +46,7 @@ MAY_IMPORT = {
     "telemetry": {"shm"},
     "demo": {"admin"},
     "admin": {"_fast", "demo", "runtime", "security", "shm", "telemetry"},
-    "mcp": {"_fast", "runtime", "__init__"},
+    "mcp": {"_fast", "runtime", "security", "__init__"},
     "security": {"_fast", "runtime", "shm"},
     "worker": {"_fast", "mcp", "runtime", "security", "shm"},
     "supervisor": {"_fast", "admin", "config", "runtime", "shm", "telemetry", "worker"},

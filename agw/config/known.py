@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-_AUTH = "extAuthz extProc oidc transformations"
+_AUTH = "extProc transformations"
 _UPSTREAM = "backendAuth backendTunnel transformations"
 
 
@@ -36,7 +36,7 @@ KEYS = _table(
     FrontendPolicies="connect logging networkExtAuthz proxy proxyProtocol tcp tls tracing",
     DirectResponse="bodyExpression conditional",
     RoutePolicies=(
-        f"{_AUTH} {_UPSTREAM} a2a ai buffer delay localRateLimit mcpAuthentication mcpGuardrails "
+        f"{_AUTH} {_UPSTREAM} a2a ai buffer delay localRateLimit mcpGuardrails "
         "remoteRateLimit requestMirror retry"
     ),
     BackendPolicies=(
@@ -56,6 +56,7 @@ KEYS = _table(
     BindListener="tcpRoutes",
     ServerTls="cipherSuites keyExchangeGroups maxTLSVersion maxTlsVersion spiffe",
     ApiKey="allowedModels",
+    ServicePolicies="backendAuth backendTunnel http requestHeaderModifier tcp transformations",
     Location="expression",
     BackendTls="keyExchangeGroups spiffe subjectAltNames",
 )

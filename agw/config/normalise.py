@@ -8,6 +8,7 @@ What happens where:
 - backends become clusters and MCP backends by `agw.config.backends`, ports become binds by `agw.config.listeners`;
 - the `mcp` block serves exactly `/mcp` and, for clients of 2024-11-05, `/sse`, and `/mcp/<name>` for each of its virtual
   servers;
+- routes with `mcpAuthentication` match the well-known paths of their endpoints as well (`agw.config.mcp_auth`);
 - `urlRewrite.authority` that is not given stays `unset`: the data plane then sends the cluster's authority.
 
 Problems are recorded, never raised; a plan built with problems must not be used.
@@ -24,6 +25,7 @@ from agw.config.backends import Backends
 from agw.config.check import Context, MatchKey, Names, Ports, hostnames_meet
 from agw.config.clusters import Clusters
 from agw.config.listeners import DEFAULT, Listener, Listeners
+from agw.config.mcp_auth import with_well_known
 from agw.config.mcp_backends import MCP_PATH, SSE_PATH
 from agw.config.model import BindRoute, Config, NamedMatch, PathMatch, RouteMatch, ValueMatch
 from agw.config.model_mcp import SimpleMcp
@@ -82,7 +84,7 @@ class _PlanBuilder:
             self.context.findings.warning((), "nothing is served; add a gateway with a port, and routes or mcp")
         return Plan(
             binds=[port.plan() for port in self.listeners.ports],
-            routes=self.routes,
+            routes=with_well_known(self.routes),
             clusters=self.backends.clusters,
             mcp=self.backends.mcp,
             http=http_plan(self.context, config),

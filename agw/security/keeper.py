@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from agw._fast.gate import Gate, Identity, License
@@ -131,6 +131,10 @@ class Keeper:
     def visible(self, identity: Identity, facts: McpFacts, call: Call) -> bool:
         """May this caller know of the thing? Limits do not count."""
         return self.messages.visible(identity, facts, call)
+
+    def lacking(self, identity: Identity, tools: Sequence[str], call: Call) -> Refusal | None:
+        """The step-up for calls of these tools; None when the caller's scopes reach."""
+        return self.messages.lacking(identity, tools, call)
 
     def judge(self, identity: Identity, facts: McpFacts, call: Call) -> Refusal | None:
         """May this caller send the message now? Charges its limits."""

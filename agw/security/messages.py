@@ -9,6 +9,7 @@ Rules:
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from agw._fast.gate import Charge, Identity
@@ -18,6 +19,7 @@ from agw.security.contract import AUTHORIZATION, Found, Headers, McpFacts, Refus
 if TYPE_CHECKING:
     from agw._fast.call import Call
     from agw._fast.entry import Entry
+    from agw.security.mcp_auth.scopes import ToolScopes
     from agw.security.message_rules import MessageRules
 
 _stamps = itertools.count(1)
@@ -49,7 +51,11 @@ class Messages:
     def __init__(self, policies: PolicyPlan, host: SecurityHost) -> None:
         self.host = host
         self.rules: MessageRules | None = None
-        self._tool_scopes = policies.mcp_auth.tool_scopes if policies.mcp_auth is not None else {}
+        self._scopes: ToolScopes | None = None
+        if policies.mcp_auth is not None and policies.mcp_auth.tool_scopes:
+            from agw.security.mcp_auth.scopes import ToolScopes
+
+            self._scopes = ToolScopes(policies.mcp_auth)
         if policies.mcp_authorization is not None:
             from agw.security.message_rules import MessageRules
 
@@ -67,6 +73,15 @@ class Messages:
     def visible(self, identity: Identity, facts: McpFacts, call: Call) -> bool:
         """Do the rules show the thing to this caller?"""
         return self.rules is None or self.rules.decide(identity.claims, facts, MessageRequest(call), listing=True, key=_stamp(identity)).allowed
+
+    def lacking(self, identity: Identity, tools: Sequence[str], call: Call) -> Refusal | None:
+        """The step-up for calls of these tools, by the names clients use; None when the token's scopes reach."""
+        if self._scopes is None:
+            return None
+        refusal = self._scopes.lacking(identity.scopes, tools, MessageRequest(call))
+        if refusal is not None:
+            self.host.count("mcpAuthentication", "denied")
+        return refusal
 
     def judge(self, identity: Identity, facts: McpFacts, call: Call) -> Refusal | None:
         """May the message be sent?"""

@@ -31,7 +31,9 @@ REFERENCE = os.environ.get("AGW_REFERENCE", "")
 
 # Struct -> type of agentgateway's schema; "" is its top level.
 COUNTERPARTS = {
-    "AccessLog": "LoggingPolicy", "ApiKey": "LocalAPIKey", "ApiKeys": "LocalAPIKeys", "BasicAuth": "LocalBasicAuth",
+    "AccessLog": "LoggingPolicy", "ApiKey": "LocalAPIKey", "ApiKeys": "LocalAPIKeys", "AuthzProtocol": "ExtAuthzProtocol", "BasicAuth": "LocalBasicAuth",
+    "BodyOptions": "BodyOptions", "CacheConfig": "CacheConfig", "DocumentSource": "FileInlineOrRemote",
+    "ExtAuthz": "LocalExplicitOrConditional_ExtAuthz", "Oidc": "LocalOidcConfig", "ServicePolicies": "SimpleLocalBackendPolicies",
     "BackendDefaults": "BackendConfig", "BackendPolicies": "LocalBackendPolicies",
     "BackendTarget": "BackendTarget", "Bind": "LocalBind", "BindListener": "LocalListener", "BindRoute": "LocalRoute",
     "Config": "", "Cors": "CorsSerde", "Csrf": "Csrf", "DirectResponse": "LocalExplicitOrConditional_DirectResponse",
@@ -39,7 +41,8 @@ COUNTERPARTS = {
     "Gateway": "LocalGateway", "GatewayListener": "LocalGatewayListener", "GatewayPolicies": "LocalGatewayPolicy",
     "GatewayTarget": "ListenerTarget", "HeaderModifier": "HeaderModifier", "JwtAuth": "LocalJwtConfig", "JwtProvider": "ProviderConfig",
     "JwtValidationOptions": "JWTValidationOptions", "JwksSource": "FileInlineOrRemote", "Location": "AuthorizationLocation", "Logging": "RawLogging",
-    "BackendTls": "LocalBackendTLS", "McpBackend": "LocalMcpBackend", "McpSettings": "RawMcpConfig",
+    "BackendTls": "LocalBackendTLS", "McpAuthentication": "LocalMcpAuthentication", "McpProvider": "McpIDP",
+    "McpBackend": "LocalMcpBackend", "McpSettings": "RawMcpConfig",
     "McpTarget": "LocalMcpTarget", "Metrics": "RawMetrics", "ServerTls": "LocalTLSServerConfig", "SessionKeys": "RawSession",
     "NamedBackend": "FullLocalBackend", "PolicyName": "ResourceName", "PolicyTarget": "PolicyTarget",
     "ProcessConfig": "RawConfig", "RequestRedirect": "RequestRedirect", "Route": "LocalAttachedRoute", "RuleSet": "RuleSet", "RuleEntry": "RuleSerde",
