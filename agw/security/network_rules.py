@@ -34,18 +34,14 @@ class NetworkRules:
 
     def admits(self, address: str, port: int = 0, source: Mapping[str, Any] | None = None) -> bool:
         """May this connection be made? `address` as `source.address_of` gives it; `source` are the certificate's facts."""
-        if not self._by_address:
-            return self._decide(address, port, source)
-        known = self._known.get(address)
-        if known is None:
-            if len(self._known) >= CACHED:
-                self._known.clear()
-            known = self._known[address] = self._decide(address, port, source)
-        return known
-
-    def _decide(self, address: str, port: int, source: Mapping[str, Any] | None) -> bool:
-        claims = {"source": {**(source or {}), "address": address, "rawAddress": address}}
-        allowed = self.rules.decide(Facts(None, claims, extra={"source.port": port})).allowed
+        allowed = self._known.get(address) if self._by_address else None
+        if allowed is None:
+            claims = {"source": {**(source or {}), "address": address, "rawAddress": address}}
+            allowed = self.rules.decide(Facts(None, claims, extra={"source.port": port})).allowed
+            if self._by_address:
+                if len(self._known) >= CACHED:
+                    self._known.clear()
+                self._known[address] = allowed
         if not allowed:
             self.host.count("networkAuthorization", "denied")
         return allowed

@@ -226,7 +226,7 @@ def test_decisions_by_address_are_remembered_within_a_bound(monkeypatch: pytest.
     made, host = network('source.address == "1.1.1.1"')
     assert not made.admits("2.2.2.2")
     assert not made.admits("2.2.2.2")
-    assert host.counted == [("networkAuthorization", "denied")]
+    assert host.counted == [("networkAuthorization", "denied")] * 2
     for number in range(50):
         made.admits(f"3.3.3.{number}")
     assert len(made._known) <= 8
