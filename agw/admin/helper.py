@@ -104,7 +104,9 @@ class Helper:
 
     async def _start(self) -> None:
         # References live on self: the servers must not be collected while the loop runs.
-        source = MetricsSource(self._arena, labels=self._metric_labels, config=self._config_state, version=__version__, prefix=self._prefix, limits=self._arena.limit_counts)
+        source = MetricsSource(
+            self._arena, labels=self._metric_labels, config=self._config_state, version=__version__, prefix=self._prefix, limits=self._arena.limit_counts
+        )
         self._admin = AdminServer(config_dump=lambda: self._document, arena=self._arena, stop=self._stop, log_level=self._level)
         self._stats = StatsServer(source)
         self._readiness = ReadinessServer(phase=self._phase, arena=self._arena)

@@ -39,7 +39,8 @@ COUNTERPARTS = {
     "ProcessConfig": "RawConfig", "RequestRedirect": "RequestRedirect", "Route": "LocalAttachedRoute",
     "RouteBackend": "LocalRouteBackend", "RouteMatch": "RouteMatch", "RoutePolicies": "FilterOrPolicy",
     "RateLimitDescriptor": "DescriptorEntry", "RemoteRateLimit": "LocalExplicitOrConditional_RemoteRateLimit",
-    "LocalRateLimit": "RateLimitSpec", "DescriptorPart": "KV", "RouteTarget": "RouteName", "SimpleMcp": "LocalSimpleMcpConfig", "TargetPolicies": "SimpleLocalBackendPolicies",
+    "LocalRateLimit": "RateLimitSpec", "DescriptorPart": "KV", "RouteTarget": "RouteName",
+    "SimpleMcp": "LocalSimpleMcpConfig", "TargetPolicies": "SimpleLocalBackendPolicies",
     "TargetedPolicy": "LocalPolicy", "Timeout": "TimeoutPolicy", "UrlRewrite": "UrlRewrite",
 }  # fmt: skip
 

@@ -95,13 +95,13 @@ def test_hashes_depend_on_the_key_of_the_table() -> None:
 
 
 def ns(*when: int) -> int:
-    return int(datetime.datetime(*when, tzinfo=datetime.timezone.utc).timestamp()) * S  # type: ignore[arg-type, misc]
+    return int(datetime.datetime(*when, tzinfo=datetime.UTC).timestamp()) * S  # type: ignore[arg-type, misc]
 
 
 @settings(max_examples=300, deadline=None)
 @given(moment=st.datetimes(datetime.datetime(1970, 1, 1), datetime.datetime(2200, 1, 1)), window=st.sampled_from(["hour", "day", "month"]))
 def test_windows_end_where_the_calendar_says(moment: datetime.datetime, window: str) -> None:
-    moment = moment.replace(microsecond=0, tzinfo=datetime.timezone.utc)
+    moment = moment.replace(microsecond=0, tzinfo=datetime.UTC)
     start = moment.replace(minute=0, second=0)
     if window == "hour":
         end = start + datetime.timedelta(hours=1)
