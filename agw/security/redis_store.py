@@ -176,6 +176,7 @@ class RedisStore:
         self._wanted: dict[tuple[LimitLeases, int], Lease] = {}
         self._wake = asyncio.Event()
         self._closing = False
+        self._lock = asyncio.Lock()
 
     def leases(self, plan: LimitPlan, identity: bytes) -> Callable[[Limit, int, int, int], int]:
         """What decides for a limit; the same one for the same identity."""
@@ -205,11 +206,15 @@ class RedisStore:
                 pass
             self._wake.clear()
             try:
-                if self.is_down:
-                    await self._redis.ping()
-                await self._ask()
-                await self._return_idle(time.monotonic_ns() - LEASE_IDLE_NS)
-            except (RedisError, OSError, TimeoutError) as error:
+                async with self._lock:
+                    if self._closing:
+                        return
+                    if self.is_down:
+                        async with asyncio.timeout(2 * TIMEOUT_S):
+                            await self._redis.ping()
+                    await self._ask()
+                    await self._return_idle(time.monotonic_ns() - LEASE_IDLE_NS)
+            except Exception as error:  # of the library, of the network, of an answer that is none: all mean that the store is of no use now
                 await self._failed(error)
                 continue
             if self.is_down:
@@ -277,10 +282,10 @@ class RedisStore:
         self._closing = True
         self._wake.set()
         try:
-            async with asyncio.timeout(TIMEOUT_S):
+            async with asyncio.timeout(TIMEOUT_S), self._lock:
                 if not self.is_down:
                     await self._ask()
                     await self._return_idle(time.monotonic_ns() + 1)
         except (RedisError, OSError, TimeoutError):
-            pass
+            log.warning("leases of limits could not be returned")
         await self._redis.aclose()

@@ -44,8 +44,8 @@ class Metric(NamedTuple):
 
     `origin` says where its rows come from: `requests`, `mcp` and `upstream` are summed over the slots by label; `target` is
     one number per slot and MCP target, `limit` one per limit over all slots, `worker` one per slot, `slot` one field of the slot itself;
-    `process` is known to the helper process. `source` is the arena's name of a `worker` or `target` number, the field for the other origins. The exposed value is the number
-    over `divisor`.
+    `process` is known to the helper process. `source` is the arena's name of a `worker` or `target` number, the field for the other
+    origins. The exposed value is the number over `divisor`.
     """
 
     name: str
