@@ -56,7 +56,7 @@ class RemoteRateLimit(Model, frozen=True):
 
 
 class RateLimitStore(Model, frozen=True):
-    """Where buckets are kept."""
+    """Where buckets are kept. Read at start."""
 
     store: Annotated[Literal["memory", "redis"], ours("`memory` is this gateway's; `redis` shares rates and quotas with other machines.")] = "memory"
     url: Annotated[str | None, ours("redis:// or rediss:// URL of Redis or Valkey.")] = None
@@ -65,5 +65,5 @@ class RateLimitStore(Model, frozen=True):
     down: Annotated[
         Literal["local", "open", "closed"], ours("What holds while the store does not answer: this machine's own count, everything, nothing.")
     ] = "local"
-    max_keys: Annotated[int, ours("Keys with a bucket that is not full, of all limits together; read at start.", ge=1000, le=100_000_000)] = 1_000_000
-    quota_file: Annotated[str, ours("File that keeps quotas over restarts; limits.quota in the state directory when not given. Read at start.")] = ""
+    max_keys: Annotated[int, ours("Keys with a bucket that is not full, of all limits together.", ge=1000, le=100_000_000)] = 1_000_000
+    quota_file: Annotated[str, ours("File that keeps quotas over restarts; limits.quota in the state directory when not given.")] = ""

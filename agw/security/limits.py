@@ -77,9 +77,9 @@ class LimitCheck:
 
 
 class Limits:
-    """The limits of one worker. `store` None, or `decide` of what shares them with other machines, for rates and quotas."""
+    """The limits of one worker. `store`: None, or who shares rates and quotas with other machines (`RedisStore.leases`)."""
 
-    def __init__(self, shared: SharedLimits, compile: Compile, store: Any = None) -> None:
+    def __init__(self, shared: SharedLimits, compile: Compile, store: Callable[[LimitPlan, bytes], Any] | None = None) -> None:
         self._shared = shared
         self._compile = compile
         self._store = store
@@ -91,7 +91,8 @@ class Limits:
         limit = self._limits.get(identity)
         if limit is None:
             limit = self._shared.limit(plan.name, plan.kind, plan.burst, plan.interval_ns, plan.window, identity)
-            limit.store = self._store if plan.kind != "concurrency" else None
+            if self._store is not None and plan.kind != "concurrency":
+                limit.store = self._store(plan, identity)
             self._limits[identity] = limit
         return LimitCheck(plan, limit, self._compile)
 

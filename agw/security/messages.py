@@ -1,4 +1,4 @@
-"""What is decided about single MCP messages: rules, and scopes a tool needs.
+"""What is decided beyond the credentials: limits of requests, and rules, scopes and limits of single MCP messages.
 
 Rules:
 - rules come before limits: what a caller may not have costs it nothing, and tells it nothing;
@@ -12,9 +12,9 @@ import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from agw._fast.gate import Charge, Identity
+from agw._fast.gate import Charge, Identity, License
 from agw.runtime.plan import PolicyPlan
-from agw.security.contract import AUTHORIZATION, Found, Headers, McpFacts, Refusal, SecurityHost
+from agw.security.contract import AUTHORIZATION, RATE_LIMIT, Found, Headers, McpFacts, Refusal, SecurityHost
 
 if TYPE_CHECKING:
     from agw._fast.call import Call

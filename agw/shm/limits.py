@@ -57,14 +57,17 @@ class SharedLimits:
         return self.rates.counts()
 
 
-def make_limits(max_keys: int, workers: int, quota_file: str = "") -> SharedLimits:
-    """New tables for `max_keys` keys each; quotas in `quota_file` if it is not "". Errors: QuotaFileError."""
+def make_limits(max_keys: int, workers: int, quota_file: str = "", key: bytes = b"") -> SharedLimits:
+    """New tables for `max_keys` keys each; quotas in `quota_file` if it is not "". Errors: QuotaFileError.
+
+    key: 16 octets that hashes depend on, for machines that share a store (which then also keeps the quotas); b"" makes one.
+    """
     rates = mmap.mmap(-1, table_bytes(max_keys, workers, PERMIT_ROWS))
-    Table.format(rates, max_keys, workers, PERMIT_ROWS, os.urandom(16))
-    if not quota_file:
+    Table.format(rates, max_keys, workers, PERMIT_ROWS, key or os.urandom(16))
+    if key or not quota_file:
         anonymous = mmap.mmap(-1, table_bytes(max_keys, 1, 0))
-        Table.format(anonymous, max_keys, 1, 0, os.urandom(16))
-        return SharedLimits(Table(rates), Table(anonymous))
+        Table.format(anonymous, max_keys, 1, 0, key or os.urandom(16))
+        return SharedLimits(Table(rates), Table(anonymous), lasting=bool(key))
     return SharedLimits(Table(rates), open_quotas(quota_file, max_keys), lasting=True)
 
 

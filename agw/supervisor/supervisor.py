@@ -11,6 +11,7 @@ once (so that children inherit the result), holds every listening socket, and is
 from __future__ import annotations
 
 import gc
+import hashlib
 import logging
 import os
 import select
@@ -19,6 +20,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from types import FrameType
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
@@ -27,6 +29,7 @@ from agw.config import ConfigErrors, Loaded, redacted
 from agw.runtime.compile import CompileError, compile_plan
 from agw.runtime.documents import Fetched
 from agw.runtime.plan import Plan, ProcessPlan
+from agw.runtime.plan_security import RateStorePlan
 from agw.runtime.snapshot import BindKey, LabelIndex, Labels, Snapshot
 from agw.shm import layout
 from agw.shm.limits import FILE_NAME, QuotaFileError, SharedLimits, make_limits
@@ -358,9 +361,10 @@ class Supervisor:
         try:
             loaded = self._load()
             generation = self._generation + 1
-            # Of the process only the session keys change before a restart.
+            # Of the process only the session keys change before a restart, of the store of limits nothing.
             keys = self._completed(loaded.plan.process, "").session_keys
-            plan = msgspec.structs.replace(loaded.plan, process=msgspec.structs.replace(self._plan.process, session_keys=keys))
+            process = msgspec.structs.replace(self._plan.process, session_keys=keys)
+            plan = msgspec.structs.replace(loaded.plan, process=process, rate_store=self._plan.rate_store)
             plan = with_cookie_keys(plan, keys)
             snapshot = compile_plan(plan, generation, self._labels)
         except (ConfigErrors, CompileError, KeyFileError, ValueError) as error:
@@ -386,8 +390,8 @@ class Supervisor:
             log.warning("the config: section changed; it is read at start only, restart to apply it")
         if loaded.plan.access_log.enabled != self._plan.access_log.enabled:
             log.warning("frontendPolicies.accessLog.enabled is read at start only, restart to apply it")
-        if loaded.plan.rate_store.max_keys != self._plan.rate_store.max_keys or loaded.plan.rate_store.quota_file != self._plan.rate_store.quota_file:
-            log.warning("rateLimit.maxKeys and rateLimit.quotaFile are read at start only, restart to apply them")
+        if loaded.plan.rate_store != self._plan.rate_store:
+            log.warning("rateLimit is read at start only, restart to apply it")
         if has_quotas(loaded.plan) and not has_quotas(self._plan) and self._arena.limits is not None and not self._arena.limits.lasting:
             log.warning("the quota file is opened at start only; until then quotas end with this process")
         for problem in loaded.warnings:
@@ -473,6 +477,8 @@ def shared_limits(plan: Plan, workers: int, environ: Mapping[str, str]) -> Share
     store = plan.rate_store
     state = environ.get("STATE_DIRECTORY", "").partition(":")[0]
     path = store.quota_file or (os.path.join(state, FILE_NAME) if state and has_quotas(plan) else "")
+    if store.kind == "redis":
+        return make_limits(store.max_keys, workers, key=store_hash_key(store))
     try:
         return make_limits(store.max_keys, workers, path)
     except QuotaFileError as error:
@@ -481,6 +487,12 @@ def shared_limits(plan: Plan, workers: int, environ: Mapping[str, str]) -> Share
         # A state directory that cannot be written to is no reason not to serve.
         log.warning("quotas are not kept over restarts", extra={"cause": str(error)})
         return make_limits(store.max_keys, workers)
+
+
+def store_hash_key(store: RateStorePlan) -> bytes:
+    """16 octets: the key of hashes that machines with the same store share. Outsiders do not know it if the store has a password."""
+    password = unquote(urlsplit(store.url).password or "")
+    return hashlib.blake2b(f"{store.prefix}\0{password}".encode(), digest_size=16, person=b"agw limits").digest()
 
 
 def check_access_log(plan: Plan) -> None:
