@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from typing_extensions import disjoint_base
 
+from agw._fast.gate import Gate, Identity
 from agw._fast.policy import Choice
 
 MAX_QUEUED: int
@@ -69,6 +70,18 @@ class Call:
     @property
     def service(self) -> Any:
         """Who was given it."""
+    @property
+    def identity(self) -> Identity | None:
+        """Whom it is from; None when the route has no gate."""
+    @property
+    def gate(self) -> Gate | None:
+        """The route's gate."""
+    @property
+    def secure(self) -> bool:
+        """Does the client speak TLS?"""
+    @property
+    def labels(self) -> tuple[str, str, str, str, str]:
+        """(bind, gateway, listener, route, rule)."""
     @property
     def prefix_len(self) -> int:
         """Octets of `path` that the route's prefix matched."""

@@ -277,4 +277,8 @@ def make(Exchange x, object service, str method, bytes path, bytes query, list h
     call.prefix_len = prefix_len
     call.route = x.route.label
     call.number = x.rpc
+    call.identity = x.identity
+    call.gate = x.route.gate
+    call.secure = x.down.secure
+    call.labels = x.route.labels
     return call

@@ -11,6 +11,7 @@ cdef class CallSession:
     cdef readonly bytes version     # what MCP-Protocol-Version may say
     cdef readonly dict flights      # raw id -> Exchange, of what is under way
     cdef readonly int64_t used_ns   # when it was used last (reactor clock)
+    cdef readonly bytes principal   # whose it is: Identity.key, b"" for nobody
     cdef readonly bytes log_fields  # what the access log says of its requests
 
 cdef class CallTable:

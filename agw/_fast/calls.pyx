@@ -27,7 +27,8 @@ cdef enum:
 
 
 cdef class CallSession:
-    def __init__(self, list choices not None, bytes version not None, bytes log_fields=b""):
+    def __init__(self, list choices not None, bytes version not None, bytes log_fields=b"", bytes principal=b""):
+        self.principal = principal
         self.choices = choices
         self.version = version
         self.log_fields = log_fields

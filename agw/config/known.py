@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-_AUTH = "authorization extAuthz extProc oidc transformations"
+_AUTH = "extProc transformations"
 _UPSTREAM = "backendAuth backendTunnel transformations"
 
 
@@ -33,14 +33,14 @@ KEYS = _table(
         "http2WindowSize"
     ),
     AccessLog="add database filter otlp remove",
-    FrontendPolicies="connect logging networkAuthorization networkExtAuthz proxy proxyProtocol tcp tls tracing",
+    FrontendPolicies="connect logging networkExtAuthz proxy proxyProtocol tcp tls tracing",
     DirectResponse="bodyExpression conditional",
     RoutePolicies=(
-        f"{_AUTH} {_UPSTREAM} a2a ai buffer csrf delay localRateLimit mcpAuthentication mcpAuthorization mcpGuardrails "
+        f"{_AUTH} {_UPSTREAM} a2a ai buffer delay localRateLimit mcpGuardrails "
         "remoteRateLimit requestMirror retry"
     ),
     BackendPolicies=(
-        f"{_UPSTREAM} a2a ai authorization extAuthz health http inferenceRouting mcpAuthorization mcpGuardrails "
+        f"{_UPSTREAM} a2a ai authorization extAuthz health http inferenceRouting mcpGuardrails "
         "sessionAffinity tcp"
     ),
     TargetPolicies=f"{_UPSTREAM} http tcp",
@@ -56,6 +56,7 @@ KEYS = _table(
     BindListener="tcpRoutes",
     ServerTls="cipherSuites keyExchangeGroups maxTLSVersion maxTlsVersion spiffe",
     ApiKey="allowedModels",
+    ServicePolicies="backendAuth backendTunnel http requestHeaderModifier tcp transformations",
     Location="expression",
     BackendTls="keyExchangeGroups spiffe subjectAltNames",
 )

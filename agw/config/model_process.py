@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+from agw.config.model_external import AdminAuth
+from agw.config.model_rules import RuleSet
 from agw.config.modelling import Model, about, bounds, ours
 
 _GIB = 1 << 30
@@ -69,6 +71,8 @@ class ProcessConfig(Model, frozen=True):
     admin_addr: Annotated[str | None, about("Admin listener: ip:port, unix:/path or off. Environment: ADMIN_ADDR.")] = (
         None
     )
+    admin_auth: Annotated[AdminAuth | None, ours("Who may use the admin listener; needed beyond loopback and unix sockets.")] = None
+    admin_insecure: Annotated[bool, ours("Whether the admin listener may be reachable without authentication.")] = False
     stats_addr: Annotated[str | None, about("Metrics listener, likewise. Environment: STATS_ADDR.")] = None
     readiness_addr: Annotated[str | None, about("Readiness listener, likewise. Environment: READINESS_ADDR.")] = None
     worker_threads: Annotated[
@@ -138,3 +142,4 @@ class FrontendPolicies(Model, frozen=True):
 
     http: Annotated[FrontendHttp | None, about("Limits on clients.")] = None
     access_log: Annotated[AccessLog | None, about("The access log.")] = None
+    network_authorization: Annotated[RuleSet | None, about("Rules about client connections: which may be made.")] = None

@@ -42,7 +42,7 @@ class Ways:
         """A session exists; its targets are entered as they are used."""
         if session.view is self.view:
             logs = session.log_fields if self.view.service.host.context.log.enabled else b""
-            self.table.sessions[session.token] = CallSession([None] * len(self.view.targets), _raw(session.hello.version), logs)
+            self.table.sessions[session.token] = CallSession([None] * len(self.view.targets), _raw(session.hello.version), logs, session.principal)
 
     def close(self, token: bytes) -> None:
         """The session is over, or nobody knows any more what its upstream sessions are."""

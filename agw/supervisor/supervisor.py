@@ -25,12 +25,13 @@ import msgspec
 from agw.admin import helper
 from agw.config import ConfigErrors, Loaded, redacted
 from agw.runtime.compile import CompileError, compile_plan
+from agw.runtime.documents import Fetched
 from agw.runtime.plan import Plan, ProcessPlan
 from agw.runtime.snapshot import BindKey, LabelIndex, Labels, Snapshot
 from agw.shm import layout
 from agw.supervisor.channel import Channel, ChannelClosed, Message
 from agw.supervisor.children import FATAL_CODES, Child, CrashLoop
-from agw.supervisor.keys import KeyFileError, SessionKeys
+from agw.supervisor.keys import KeyFileError, SessionKeys, with_cookie_keys
 from agw.supervisor.sockets import ListenSet, SocketError, address_text, bind_plain
 from agw.supervisor.systemd import Notifier, take_listen_fds
 from agw.telemetry.logs import OperatorLog
@@ -66,7 +67,8 @@ class Supervisor:
         self._generation = 1
         self._keys = SessionKeys(os.environ)
         self._configured = loaded.plan.process
-        self._plan = msgspec.structs.replace(loaded.plan, process=self._completed(loaded.plan.process, os.urandom(8).hex()))
+        process = self._completed(loaded.plan.process, os.urandom(8).hex())
+        self._plan = with_cookie_keys(msgspec.structs.replace(loaded.plan, process=process), process.session_keys)
         self._snapshot: Snapshot = compile_plan(self._plan, 1, self._labels)
         self._arena = layout.Arena(workers)
         self._arena.publish(1, True)
@@ -74,6 +76,7 @@ class Supervisor:
         self._helper = Child("helper", -1)
         self._journals = [make_journal(i) for i in range(workers)]
         self._crashes = CrashLoop()
+        self._fetched: dict[str, Fetched] = {}
         self._exit_code: int | None = None
         self._draining_until = 0
         self._apply_by = 0
@@ -87,7 +90,7 @@ class Supervisor:
         for key in self._snapshot.binds:
             self._listen.open(key)
         self._sockets = helper.HelperSockets(
-            admin=bind_plain(process.admin_address), stats=bind_plain(process.stats_address),
+            admin=bind_plain(process.admin_address), admin_auth=process.admin_auth, stats=bind_plain(process.stats_address),
             readiness=bind_plain(process.readiness_address), demo=demo,
         )
 
@@ -174,11 +177,26 @@ class Supervisor:
             elif message.op == "failed":
                 log.error("a worker could not take the configuration; replacing it", extra={"worker": child.slot, "cause": message.text})
                 child.kill(signal.SIGKILL)
+            elif message.op == "want":
+                if self._helper.channel is not None:
+                    self._tell(self._helper, message)
+            elif message.op == "fetched":
+                self._on_fetched(message)
             elif message.op == "quit":
                 self.drain()
             elif message.op == "level":
                 self._operator_log.set_level(message.text)
                 self._broadcast(message)
+
+    def _on_fetched(self, message: Message) -> None:
+        """News of a document: keep the good copy for those who start later, tell the workers."""
+        if message.text not in {document.url for document in self._plan.documents}:
+            return
+        kept = msgspec.msgpack.decode(message.payload, type=Fetched).after(self._fetched.get(message.text))
+        if kept is not None:
+            self._fetched[message.text] = kept
+        for child in self._workers:
+            self._tell(child, message)
 
     def _check(self, now: int) -> None:
         """What depends on time: respawn, frozen workers, drain's end, watchdog."""
@@ -231,7 +249,8 @@ class Supervisor:
             for key in [k for k in listeners if k not in self._snapshot.binds]:
                 os.close(listeners.pop(key))
                 os.close(hops.pop(key))
-            return worker.main(child.slot, self._arena, self._snapshot, self._labels, listeners, hops, lent, self._journals[child.slot], channel, parent)
+            return worker.main(child.slot, self._arena, self._snapshot, self._labels, listeners, hops, lent, self._journals[child.slot], channel, parent,
+                               list(self._fetched.values()))
 
         slot = self._arena.slot(child.slot)
         for key in self._snapshot.binds:
@@ -248,7 +267,8 @@ class Supervisor:
         def body(channel: Channel) -> int:
             document = msgspec.json.decode(self._document)
             prefix = self._plan.process.metrics_prefix
-            return helper.main(self._arena, self._labels, document, self._sockets, channel, self._operator_log, prefix, parent)
+            return helper.main(self._arena, self._labels, document, self._sockets, channel, self._operator_log, prefix, parent,
+                               self._plan.documents, list(self._fetched.values()))
 
         self._helper.spawn(time.monotonic_ns(), body, lambda: self._close_in_child(self._helper))
 
@@ -337,6 +357,7 @@ class Supervisor:
             # Of the process only the session keys change before a restart.
             keys = self._completed(loaded.plan.process, "").session_keys
             plan = msgspec.structs.replace(loaded.plan, process=msgspec.structs.replace(self._plan.process, session_keys=keys))
+            plan = with_cookie_keys(plan, keys)
             snapshot = compile_plan(plan, generation, self._labels)
         except (ConfigErrors, CompileError, KeyFileError, ValueError) as error:
             self._refused(str(error.strerror if isinstance(error, KeyFileError) else error))
@@ -379,6 +400,9 @@ class Supervisor:
         for child in self._workers:
             fds = [table[key][child.slot].fileno() for table in (self._listen.sockets, self._listen.hops) for key in opened]
             self._tell(child, Message("config", generation=self._generation, payload=payload, labels=labels, binds=[(k.address, k.port) for k in opened]), fds)
+        urls = {document.url for document in plan.documents}
+        self._fetched = {url: kept for url, kept in self._fetched.items() if url in urls}
+        self._tell(self._helper, Message("fetch", payload=msgspec.msgpack.encode(plan.documents)))
         self._tell(self._helper, Message("document", generation=self._generation, payload=self._document, labels=labels))
 
     def _refused(self, why: str) -> None:

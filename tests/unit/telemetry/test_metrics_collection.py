@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from prometheus_client.registry import CollectorRegistry
 
 from agw.shm.layout import TARGET_GAUGES
-from agw.shm.reader import DURATION_BOUNDS_S, McpSeries, RequestSeries, SlotView, TargetNumbers, UpstreamSeries
+from agw.shm.reader import DURATION_BOUNDS_S, McpSeries, RequestSeries, SlotView, TargetNumbers, UpstreamSeries, decision_name
 from agw.telemetry.collector import (
     ArenaCollector,
     BackendLabels,
@@ -59,9 +59,15 @@ class MemoryArena:
         return self.numbers[slot]
 
 
+DOCUMENTS = {
+    "ages": {("https://idp/jwks",): 12.5},
+    "fetches": {("https://idp/jwks", "changed"): 3, ("https://idp/jwks", "failed"): 1},
+}
+
+
 def source_over(arena: MemoryArena, labels: Labels | None = None) -> MetricsSource:
     known = labels or Labels({}, {})
-    return MetricsSource(arena, labels=lambda: known, config=lambda: ConfigState(True, 2), version="9.9")
+    return MetricsSource(arena, labels=lambda: known, config=lambda: ConfigState(True, 2), version="9.9", documents=lambda: DOCUMENTS)
 
 
 def row(route: int, backend: int, *, count: int = 1, bucket: int = 0, status: int = 200) -> RequestSeries:
@@ -88,6 +94,7 @@ def busy_arena(slots: int, series: int) -> tuple[MemoryArena, Labels]:
         arena.upstream[slot] = [UpstreamSeries(number, "tools/call", "ok", 5_000_000, buckets_of(1, 2)) for number in range(3)]
         arena.of_targets[slot] = [TargetNumbers(number, dict.fromkeys(TARGET_GAUGES, number + 1)) for number in range(3)]
         arena.numbers[slot] = {metric.source: 1_234_567 for metric in METRICS if metric.origin == "worker"}
+        arena.numbers[slot] |= {decision_name("jwt", "ok"): 5, decision_name("limit", "refused"): slot}
     routes = {number: RouteLabels("8080", "default", "http", f"route-{number}", "rule-0") for number in range(series)}
     backends = {number: BackendLabels(f"backend-{number}", "mcp", f"server-{number}") for number in range(50)}
     return arena, Labels(routes, backends)
@@ -208,6 +215,14 @@ def test_worker_numbers_carry_the_slot_and_their_unit() -> None:
     assert families["loop_lag_seconds"] == {("0",): 0.0015}
     assert families["worker_heartbeat_age_seconds"] == {("0",): 0.25, ("1",): 0.25}
     assert families["worker_ready"] == {("0",): 1, ("1",): 1}
+
+
+def test_decisions_are_summed_over_the_workers_and_documents_are_the_helpers() -> None:
+    arena, labels = busy_arena(3, 1)
+    families = {family.metric.name: family.rows for family in source_over(arena, labels).read()}
+    assert families["auth_decisions"] == {("jwt", "ok"): 15, ("limit", "refused"): 3}
+    assert families["document_age_seconds"] == {("https://idp/jwks",): 12.5}
+    assert families["document_fetches"] == {("https://idp/jwks", "changed"): 3, ("https://idp/jwks", "failed"): 1}
 
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]

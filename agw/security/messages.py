@@ -1,0 +1,102 @@
+"""What is decided about single MCP messages: rules, and scopes a tool needs.
+
+Rules:
+- rules come before limits: what a caller may not have costs it nothing, and tells it nothing;
+- what rules hide is unknown; what scopes lack is told, because the client can ask for them (mcp.md 4.2);
+- decisions are remembered with the identity they are about, so two tokens of one user are two.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from agw._fast.gate import Charge, Identity
+from agw.runtime.plan import PolicyPlan
+from agw.security.contract import AUTHORIZATION, Found, Headers, McpFacts, Refusal, SecurityHost
+
+if TYPE_CHECKING:
+    from agw._fast.call import Call
+    from agw._fast.entry import Entry
+    from agw.security.mcp_auth.scopes import ToolScopes
+    from agw.security.message_rules import MessageRules
+
+_stamps = itertools.count(1)
+
+
+class MessageRequest:
+    """A Call as rules see it (`contract.Request`)."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self.method = call.method
+        self.path = call.path
+        self.query = call.query
+        self.headers: Headers = call.headers
+        self.peer = call.peer
+        self.secure = call.secure
+        self.hopped = call.hopped
+        self.labels = call.labels
+        self.certificate: bytes | None = None
+
+    def values(self, name: bytes) -> list[bytes]:
+        """All values of a header; `name` in lower case."""
+        return self._call.values(name)
+
+
+class Messages:
+    """The message part of a gate's policies."""
+
+    def __init__(self, policies: PolicyPlan, host: SecurityHost) -> None:
+        self.host = host
+        self.rules: MessageRules | None = None
+        self._scopes: ToolScopes | None = None
+        if policies.mcp_auth is not None and policies.mcp_auth.tool_scopes:
+            from agw.security.mcp_auth.scopes import ToolScopes
+
+            self._scopes = ToolScopes(policies.mcp_auth)
+        if policies.mcp_authorization is not None:
+            from agw.security.message_rules import MessageRules
+
+            self.rules = MessageRules(policies.mcp_authorization, lambda _: host.count("mcpAuthorization", "error"))
+
+    def request_charges(self, found: Found, entry: Entry) -> list[Charge] | Refusal:
+        """What a request is charged for before its body is known."""
+        return []
+
+    @property
+    def by_name(self) -> bool:
+        """Does what the rules show depend on identity and names alone?"""
+        return self.rules is None or self.rules.lasting
+
+    def visible(self, identity: Identity, facts: McpFacts, call: Call) -> bool:
+        """Do the rules show the thing to this caller?"""
+        return self.rules is None or self.rules.decide(identity.claims, facts, MessageRequest(call), listing=True, key=_stamp(identity)).allowed
+
+    def lacking(self, identity: Identity, tools: Sequence[str], call: Call) -> Refusal | None:
+        """The step-up for calls of these tools, by the names clients use; None when the token's scopes reach."""
+        if self._scopes is None:
+            return None
+        refusal = self._scopes.lacking(identity.scopes, tools, MessageRequest(call))
+        if refusal is not None:
+            self.host.count("mcpAuthentication", "denied")
+        return refusal
+
+    def judge(self, identity: Identity, facts: McpFacts, call: Call) -> Refusal | None:
+        """May the message be sent?"""
+        if self.rules is not None:
+            decision = self.rules.decide(identity.claims, facts, MessageRequest(call), key=_stamp(identity))
+            self.host.count("mcpAuthorization", "allowed" if decision.allowed else "denied")
+            if not decision.allowed:
+                which = "" if decision.rule is None else f" (rule {decision.rule + 1})"
+                return Refusal(403, AUTHORIZATION, b"not allowed", f"mcpAuthorization: {decision.why}{which}", code=-32602)
+        return None
+
+
+def _stamp(identity: Identity) -> bytes:
+    """A name for these very claims."""
+    stamp: bytes | None = identity.extra.get("stamp")
+    if stamp is None:
+        stamp = identity.extra["stamp"] = b"%d" % next(_stamps)
+    return stamp
