@@ -57,9 +57,10 @@ class Waiting:
 
     def __await__(self) -> Generator[Any, None, Outcome]:
         """What the token is, after 3 s at most."""
-        return self._outcome().__await__()
+        return self.outcome().__await__()
 
-    async def _outcome(self) -> Outcome:
+    async def outcome(self) -> Outcome:
+        """The same as awaiting it."""
         await self._provider.keys.wait(self._asked)
         outcome = self._provider.verify(self._token)
         if outcome is None:
