@@ -6,7 +6,7 @@ Rules:
 - times are JSON numbers between the epoch and the year 9999; texts, infinities, negative ones are refused;
 - `sub` names the principal together with `iss`; a token without it is its client, or only itself.
 
-Cost: an RS256 token that was not seen before takes 30 to 40 us, of which the signature is 20; ES256 75, Ed25519 120. That runs inline.
+Cost: an RS256 token that was not seen before takes 65 us, of which the signature is 30; ES256 120, Ed25519 200. That runs inline.
 """
 
 from __future__ import annotations
@@ -57,9 +57,10 @@ class Waiting:
 
     def __await__(self) -> Generator[Any, None, Outcome]:
         """What the token is, after 3 s at most."""
-        return self._outcome().__await__()
+        return self.outcome().__await__()
 
-    async def _outcome(self) -> Outcome:
+    async def outcome(self) -> Outcome:
+        """The same as awaiting it."""
         await self._provider.keys.wait(self._asked)
         outcome = self._provider.verify(self._token)
         if outcome is None:

@@ -5,6 +5,7 @@ Rules:
 - most steps answer at once; for one that does not, the request waits, bounded by WAIT_S and by its own client's patience;
 - whatever breaks refuses, is logged, and is counted as `error`;
 - a decision is remembered only when every step said that it depends on nothing but what the gate shows again;
+- a step that has `watch` says when what it verified may not hold any more: the gate then forgets everybody;
 - an identity is remembered for at most KEPT_S, so that a key taken out of use ends soon whatever else happens.
 """
 
@@ -49,6 +50,10 @@ class Keeper:
         self.steps: list[Step] = make_steps(policies, host)
         self.messages = Messages(policies, host)
         self.waiting = 0
+        for step in self.steps:
+            watch: Any = getattr(step, "watch", None)
+            if watch is not None:
+                watch(gate.forget_all)
 
     # ------------------------------------------------------------------------------------------ requests
 

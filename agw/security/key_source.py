@@ -142,7 +142,7 @@ class FollowedKeys:
             # At most 100 keys: two milliseconds, once per new document.
             keys = parse_jwks(document.body)
         except UnusableSet:
-            self._host.count("jwks", "unusable")
+            self._host.count("jwks", "error")
             return
         self._host.count("jwks", "ok")
         before, self._keys = self._keys, keys

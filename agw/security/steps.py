@@ -13,6 +13,7 @@ from agw.runtime.plan import PolicyPlan
 from agw.security.contract import SecurityHost, Step
 
 ORDER = (
+    ("", "agw.security.source"),
     ("sources", "agw.security.sources"),
     ("oidc", "agw.security.oidc"),
     ("jwt", "agw.security.jwt"),
@@ -20,19 +21,20 @@ ORDER = (
     ("introspection", "agw.security.introspection"),
     ("basic", "agw.security.basic"),
     ("api_key", "agw.security.api_key"),
+    ("", "agw.security.certificate"),
     ("ext_authz", "agw.security.ext_authz"),
     ("authorization", "agw.security.http_rules"),
     ("remote_limits", "agw.security.rls"),
     ("csrf", "agw.security.csrf"),
 )
-"""(field of PolicyPlan, module)."""
+"""(field of PolicyPlan, module); without field it is a step of every route that has any."""
 
 
 def make_steps(policies: PolicyPlan, host: SecurityHost) -> list[Step]:
     """The steps of a route's policies; a list of plans makes a step each."""
-    steps: list[Step] = [factory_of("agw.security.source")(policies, host)]
+    steps: list[Step] = []
     for field, module in ORDER:
-        plan: Any = getattr(policies, field)
+        plan: Any = getattr(policies, field) if field else policies
         if plan:
             factory = factory_of(module)
             steps.extend(factory(each, host) for each in (plan if isinstance(plan, list) else [plan]))

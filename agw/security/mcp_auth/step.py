@@ -12,7 +12,8 @@ Rules:
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from agw.runtime.plan_security import McpAuthPlan
 from agw.security.contract import Found, Refusal, Request, SecurityHost, Step, Verdict
@@ -48,6 +49,12 @@ class McpAuthStep:
             return 0
         place = place_of(request.path, self._offered)
         return 0 if place is None or place.what in ("resource", "server", AUTHORIZE) else MAX_FORM
+
+    def watch(self, removed: Callable[[], object]) -> None:
+        """Call `removed` when tokens that were verified may not hold any more."""
+        watch: Any = getattr(self._inner, "watch", None)
+        if watch is not None:
+            watch(removed)
 
     def check(self, request: Request, found: Found) -> Verdict | Awaitable[Verdict]:
         """See `contract.Step`."""

@@ -108,7 +108,7 @@ def test_a_good_login() -> None:
     assert step(("alice", SHA), host=host).check(login("alice:secret"), found) is None
     assert found.claims == {"basicAuth": {"username": "alice"}}
     assert found.key() == key_of("basic", "alice")
-    assert (found.token, found.log_fields, host.counted) == (b"", b',"basicAuth.username":"alice"', [("basicAuth", "ok")])
+    assert (found.token, found.log_fields, host.counted) == (b"", b',"basicAuth.username":"alice"', [("basic", "ok")])
 
 
 @pytest.mark.parametrize("hashed", [SHA, APR1[0][1], BCRYPT])
@@ -246,7 +246,7 @@ def test_a_flood_is_told_to_come_again(compared: Compared) -> None:
         assert (statuses.count(503), statuses.count(401)) == (20, MAX_QUEUED)
         assert {refusal.status for task in done if (refusal := task.result()) is not None} == {503}
         assert basic._queued == 0
-        assert host.counted.count(("basicAuth", "unavailable")) == 20
+        assert host.counted.count(("basic", "error")) == 20
 
     asyncio.run(run())
 

@@ -238,8 +238,8 @@ def test_modes() -> None:
         one = step(mode, host)
         outcome[mode] = (at_once(one.check(none, Found())) is None, at_once(one.check(bad, Found())) is None, [result for _, result in host.counted])
     assert outcome == {
-        "strict": (False, False, ["missing", "bad"]),
-        "optional": (True, False, ["none", "bad"]),
+        "strict": (False, False, ["missing", "refused"]),
+        "optional": (True, False, ["none", "refused"]),
         "permissive": (True, True, ["none", "ignored"]),
     }
 

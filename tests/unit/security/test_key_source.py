@@ -179,7 +179,7 @@ def test_an_unusable_document_leaves_the_old_keys(host: Host, clock: Clock) -> N
     for body in ("", "<html>", '{"keys":[]}', jwks(signer("oct"))):
         host.documents.publish(URL, body)
         assert ask(auth, OLD.token()) is None
-    assert host.counted.count(("jwks", "unusable")) == 4
+    assert host.counted.count(("jwks", "error")) == 4
 
 
 def test_tokens_of_removed_keys_end(host: Host, clock: Clock) -> None:
