@@ -32,7 +32,7 @@ from agw._fast.http1 cimport (BODY_DATA, BODY_END, BODY_ERROR, F_EVENT_STREAM, F
                               M_OPTIONS, M_POST, M_PUT, M_TRACE, CLimits, Head, body_feed, body_init, equals_lower,
                               head_free, head_init, head_reset, needs_normalising, normalise_path, request_head_feed,
                               response_head_feed)
-from agw._fast.gate cimport Charge, Gate, Identity, License
+from agw._fast.gate cimport Charge, Gate, Identity, License, give_back
 from agw._fast.jsonrpc cimport KIND_BATCH, KIND_REQUEST, KIND_RESPONSE, Envelope, envelope_scan
 from agw._fast.policy cimport Http, Match, Route
 from agw._fast.methods cimport rpc_kind, rpc_number
@@ -1213,12 +1213,6 @@ cdef class Exchange(Client):
     cdef int on_deadline(self) except -1:
         return self.upstream_failed(E_BODY_CUT if self.head_sent else E_REQUEST_TIMEOUT)
 
-    def give_back(self):
-        cdef Charge c
-        for c in self.permits:
-            c.limit.give_back(c.key)
-        self.permits = None
-
     cdef int finish(self, bint broken) except -1:
         # Count, log, release. Afterwards this object belongs to the freelist.
         cdef Downlink down = self.down
@@ -1284,7 +1278,8 @@ cdef class Exchange(Client):
         entry = self.entry
         self.entry = None
         if self.permits is not None:
-            self.give_back()
+            give_back(self.permits)
+            self.permits = None
         if self.session is not None:
             self.end_flight()
         self.ctx.reactor.disarm(&down.deadline)

@@ -11,6 +11,8 @@ cdef class Charge:
     cdef readonly uint64_t key
     cdef readonly uint64_t cost
 
+cdef int give_back(list charges) except -1
+
 cdef class License:
     cdef readonly tuple charges         # of Charge
 

@@ -24,6 +24,8 @@ class Charge:
     """`cost` units of a limit's bucket `key` (`limiter.hash_key`)."""
 
     def __init__(self, limit: Limit, key: int, cost: int = 1) -> None: ...
+    def take(self) -> bool:
+        """Charge it now; False when the limit is reached. For messages that Python judges; the exchange takes by itself."""
     @property
     def limit(self) -> Limit: ...
     @property

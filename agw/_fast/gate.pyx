@@ -7,6 +7,7 @@
 # - caches are bounded; a full one forgets its oldest entry.
 
 import hashlib
+from time import monotonic_ns, time_ns
 
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
 from libc.string cimport memcmp
@@ -27,6 +28,16 @@ cdef class Charge:
         self.limit = limit
         self.key = key
         self.cost = cost
+
+    def take(self):
+        return self.limit.take(self.key, self.cost, monotonic_ns(), time_ns()) != 0
+
+
+cdef int give_back(list charges) except -1:
+    cdef Charge c
+    for c in charges:
+        c.limit.give_back(c.key)
+    return 0
 
 
 cdef class License:

@@ -27,6 +27,7 @@ from agw.security.steps import make_steps
 if TYPE_CHECKING:
     from agw._fast.call import Call
     from agw._fast.entry import Entry
+    from agw.security.limits import Limits
 
 log = logging.getLogger(__name__)
 
@@ -44,11 +45,11 @@ TWICE = Refusal(400, JWT_AUTH, b"a header with credentials came twice", "a heade
 class Keeper:
     """Decides for one gate. `gate.keeper` is set to it by whoever makes it."""
 
-    def __init__(self, gate: Gate, policies: PolicyPlan, host: SecurityHost) -> None:
+    def __init__(self, gate: Gate, policies: PolicyPlan, host: SecurityHost, limits: Limits | None = None) -> None:
         self.gate = gate
         self.host = host
         self.steps: list[Step] = make_steps(policies, host)
-        self.messages = Messages(policies, host)
+        self.messages = Messages(policies, host, limits)
         self.waiting = 0
         for step in self.steps:
             watch: Any = getattr(step, "watch", None)
@@ -124,7 +125,7 @@ class Keeper:
         who = Identity(
             found.key(), found.claims, token=found.token, scopes=found.scopes, expires_ns=entry.now + int(left * 1e9), log_fields=found.log_fields,
             edits=edits)
-        entry.admit(who, License(charges), found.lasting)
+        entry.admit(who, License(charges), found.lasting and self.messages.charges_last)
 
     # ------------------------------------------------------------------------------------------ messages
 
@@ -144,6 +145,10 @@ class Keeper:
     def judge(self, identity: Identity, facts: McpFacts, call: Call) -> Refusal | None:
         """May this caller send the message now? Charges its limits."""
         return self.messages.judge(identity, facts, call)
+
+    def licence(self, identity: Identity, facts: McpFacts, call: Call) -> License | None:
+        """What such calls are charged for when they need not be judged again; None when they must be."""
+        return self.messages.licence(identity, facts, call)
 
     def close(self) -> None:
         """The gate is no longer in use."""

@@ -19,10 +19,13 @@ from agw.security.contract import AUTHORIZATION, RATE_LIMIT, Found, Headers, Mcp
 if TYPE_CHECKING:
     from agw._fast.call import Call
     from agw._fast.entry import Entry
+    from agw.security.limits import LimitCheck, Limits
     from agw.security.mcp_auth.scopes import ToolScopes
     from agw.security.message_rules import MessageRules
 
 _stamps = itertools.count(1)
+_BY_NAME = frozenset(("identity", "name", "method"))
+CONCURRENCY = 1
 
 
 class MessageRequest:
@@ -48,8 +51,17 @@ class MessageRequest:
 class Messages:
     """The message part of a gate's policies."""
 
-    def __init__(self, policies: PolicyPlan, host: SecurityHost) -> None:
+    def __init__(self, policies: PolicyPlan, host: SecurityHost, limits: Limits | None = None) -> None:
         self.host = host
+        self._request_limits: list[LimitCheck] = []
+        self._message_limits: list[LimitCheck] = []
+        for plan in policies.limits:
+            if limits is None:
+                raise RuntimeError("a worker without the tables of limits")
+            (self._message_limits if plan.phase == "mcp" else self._request_limits).append(limits.check(plan))
+        self.charges_last = all(check.needs <= {"identity"} for check in self._request_limits)
+        """Is what requests are charged for the same whenever the same credentials come?"""
+        self._licences_last = all(check.needs <= _BY_NAME for check in self._message_limits)
         self.rules: MessageRules | None = None
         self._scopes: ToolScopes | None = None
         if policies.mcp_auth is not None and policies.mcp_auth.tool_scopes:
@@ -63,7 +75,11 @@ class Messages:
 
     def request_charges(self, found: Found, entry: Entry) -> list[Charge] | Refusal:
         """What a request is charged for before its body is known."""
-        return []
+        if not self._request_limits:
+            return []
+        from agw.security.facts import Facts
+
+        return _charges(self._request_limits, Facts(entry, found.claims))
 
     @property
     def by_name(self) -> bool:
@@ -84,14 +100,49 @@ class Messages:
         return refusal
 
     def judge(self, identity: Identity, facts: McpFacts, call: Call) -> Refusal | None:
-        """May the message be sent?"""
+        """May the message be sent? Charges its limits, unless another worker has done so."""
+        request = MessageRequest(call)
         if self.rules is not None:
-            decision = self.rules.decide(identity.claims, facts, MessageRequest(call), key=_stamp(identity))
+            decision = self.rules.decide(identity.claims, facts, request, key=_stamp(identity))
             self.host.count("mcpAuthorization", "allowed" if decision.allowed else "denied")
             if not decision.allowed:
                 which = "" if decision.rule is None else f" (rule {decision.rule + 1})"
                 return Refusal(403, AUTHORIZATION, b"not allowed", f"mcpAuthorization: {decision.why}{which}", code=-32602)
+        if not self._message_limits or call.hopped:
+            return None
+        from agw.security.facts import Facts
+
+        charges = _charges(self._message_limits, Facts(request, identity.claims, facts))
+        if isinstance(charges, Refusal):
+            return charges
+        for check, charge in zip(self._message_limits, charges, strict=True):
+            if not charge.take():
+                cause = f"limit {check.plan.name} is reached"
+                return Refusal(429, RATE_LIMIT, b"too many requests: slow down and try again", cause, charge.limit.lines(), code=-32003)
+            if charge.limit.kind == CONCURRENCY:
+                call.hold(charge)
         return None
+
+    def licence(self, identity: Identity, facts: McpFacts, call: Call) -> License | None:
+        """What calls of this thing by this caller are charged for, when nothing else need be asked about them again."""
+        if not self._licences_last or not self.by_name or self._scopes is not None:
+            return None
+        if not self._message_limits:
+            return License()
+        from agw.security.facts import Facts
+
+        charges = _charges(self._message_limits, Facts(MessageRequest(call), identity.claims, facts))
+        return None if isinstance(charges, Refusal) else License(charges)
+
+
+def _charges(checks: list[LimitCheck], facts: object) -> list[Charge] | Refusal:
+    charges: list[Charge] = []
+    for check in checks:
+        charge = check.charge(facts)
+        if isinstance(charge, Refusal):
+            return charge
+        charges.append(charge)
+    return charges
 
 
 def _stamp(identity: Identity) -> bytes:

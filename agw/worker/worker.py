@@ -41,6 +41,7 @@ from agw.worker.resolver import Resolver
 from agw.worker.security import WorkerSecurity
 
 if TYPE_CHECKING:
+    from agw.security.limits import Limits
     from agw.worker.mcp import McpHost
 
 log = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ class Worker:
         self.parent = parent
         self.slot = arena.slot(index)
         self.limits = arena.limits.as_worker(index) if arena.limits is not None else None
+        self._books: Limits | None = None
         self.snapshot = snapshot
         self.labels = labels
         self.channel = channel
@@ -310,7 +312,22 @@ class Worker:
             from agw.security.keeper import Keeper
 
             for gate in new:
-                gate.keeper = Keeper(gate, gate.plan, host)
+                gate.keeper = Keeper(gate, gate.plan, host, self._limits_for(snapshot))
+
+    def _limits_for(self, snapshot: Snapshot) -> Limits | None:
+        """What the limits of this worker are kept in; made with the first limit."""
+        if self._books is None and self.limits is not None and any(route.policies.limits for route in snapshot.plan.routes):
+            from agw.security import cel
+            from agw.security.limits import Limits
+
+            store = None
+            if snapshot.plan.rate_store.kind == "redis":
+                from agw.security.redis_store import RedisStore
+
+                store = RedisStore(snapshot.plan.rate_store)
+                self.security.spawn(store.run())
+            self._books = Limits(self.limits, cel.compile, None if store is None else store.leases)
+        return self._books
 
     def _adopt_mcp(self, snapshot: Snapshot) -> None:
         """Give MCP backends their services; the package is loaded when there is the first."""
