@@ -143,8 +143,9 @@ class Helper:
             if not plans:
                 return
             from agw.admin.documents import DocumentFetcher
+            from agw.security.ssrf import guard
 
-            self._fetcher = DocumentFetcher(self._report, self._kept)
+            self._fetcher = DocumentFetcher(self._report, self._kept, guard=guard)
             self._kept = []
         self._fetcher.adopt(plans)
 
