@@ -165,7 +165,7 @@ class Provider:
         verifier = self._verifier or await self._fetched(KEYS_FOR_S)
         outcome = verifier.verify(token)
         if isinstance(outcome, Waiting):
-            outcome = await outcome.outcome()
+            outcome = await outcome
         if not isinstance(outcome, Verified) and self._verifier is None:
             newer = await self._fetched(COOLDOWN_S)
             again = newer.verify(token) if newer is not verifier else outcome

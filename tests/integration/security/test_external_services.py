@@ -11,11 +11,10 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from grpclib.const import Cardinality, Handler
-from grpclib.server import Server
 
-from agw.security.ext_authz.messages import CHECK, CheckRequest, CheckResponse
+from agw.security.ext_authz.messages import CheckResponse
 from tests.integration.conftest import Start
+from tests.kits.authorization import AuthorizationPeer
 from tests.kits.external import Answer, Asked, HttpPeer
 from tests.kits.gateway import ask, free_port, proxy_config, wait_until
 from tests.kits.openid import SECRET, OpenId
@@ -28,15 +27,16 @@ class Peers:
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self.thread.start()
-        self.running: list[HttpPeer] = []
+        self.running: list[Any] = []
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(10)
 
     def http(self, handler: Any) -> HttpPeer:
-        return self.serve(HttpPeer(handler))
+        peer: HttpPeer = self.serve(HttpPeer(handler))
+        return peer
 
-    def serve(self, peer: HttpPeer) -> HttpPeer:
+    def serve(self, peer: Any) -> Any:
         self.run(peer.__aenter__())
         self.running.append(peer)
         return peer
@@ -94,29 +94,15 @@ def test_http_authorization_as_oauth2_proxy_does_it(start: Start, peers: Peers) 
 
 
 def test_grpc_authorization_over_a_reload(start: Start, peers: Peers) -> None:
-    seen: list[Any] = []
+    def decide(attributes: Any) -> Any:
+        if attributes.request.http.headers.get("authorization") == "good":
+            headers = [{"header": {"key": "x-user", "value": "kim"}}]
+            return CheckResponse(status={}, ok_response={"headers": headers, "headers_to_remove": ["authorization"]})
+        return CheckResponse(status={"code": 7}, denied_response={"status": {"code": 418}, "body": "no"})
 
-    class Authorization:
-        def __mapping__(self) -> dict[str, Handler]:
-            async def check(stream: Any) -> None:
-                attributes = (await stream.recv_message()).attributes
-                seen.append(attributes)
-                if attributes.request.http.headers.get("authorization") == "good":
-                    headers = [{"header": {"key": "x-user", "value": "kim"}}]
-                    await stream.send_message(CheckResponse(status={}, ok_response={"headers": headers, "headers_to_remove": ["authorization"]}))
-                else:
-                    await stream.send_message(CheckResponse(status={"code": 7}, denied_response={"status": {"code": 418}, "body": "no"}))
-
-            return {CHECK: Handler(check, Cardinality.UNARY_UNARY, CheckRequest, CheckResponse)}
-
-    upstream = peers.http(echo)
-
-    async def serve() -> tuple[Server, int]:
-        server = Server([Authorization()])
-        await server.start("127.0.0.1", 0)
-        return server, server._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
-
-    server, port = peers.run(serve())
+    upstream, service = peers.http(echo), AuthorizationPeer(decide)
+    peers.serve(service)
+    port, seen = service.port, service.service.asked
     policies = {"extAuthz": {"host": f"127.0.0.1:{port}", "failureMode": {"denyWithStatus": 503}}}
     gateway = start(config(upstream.port, policies), workers=1)
     for _ in range(2):
@@ -125,16 +111,10 @@ def test_grpc_authorization_over_a_reload(start: Start, peers: Peers) -> None:
         answer = gateway.get("/a?b", headers={"authorization": "bad"})
         assert (answer.status, answer.body) == (418, b"no")
         policies["extAuthz"]["protocol"] = {"grpc": {"context": {"generation": "2"}}}
-        gateway.reload(config(upstream.port, policies, ))
+        gateway.reload(config(upstream.port, policies))
     http = seen[0].request.http
     assert (http.path, http.method, seen[0].source.address.socket_address.address) == ("/a?b", "GET", "127.0.0.1")
     assert dict(seen[-1].context_extensions) == {"generation": "2"}
-
-    async def stop() -> None:
-        server.close()
-        await server.wait_closed()
-
-    peers.run(stop())
 
 
 def test_a_browser_logs_in(start: Start, peers: Peers) -> None:

@@ -55,7 +55,7 @@ def test_grpc_is_the_default() -> None:
 def test_http_with_everything() -> None:
     made, clusters = authz(
         """{host: 'http://localhost:4180', timeout: 3s, failureMode: {denyWithStatus: 503}, includeRequestHeaders: [Cookie],
-            includeRequestBody: {allowPartialMessage: true}, cache: {key: ['request.path'], ttl: '"5m"', maxEntries: 7},
+            cache: {key: ['request.path'], ttl: '"5m"', maxEntries: 7},
             protocol: {http: {path: '"/auth"', redirect: '"/login?rd=" + request.path', body: '"b"', includeResponseHeaders: [X-User],
               addRequestHeaders: {X-Host: request.host, ':authority': '"other.local"', ':method': '"POST"'}, metadata: {u: 'response.headers["x"]'}}}}"""
     )
@@ -63,7 +63,7 @@ def test_http_with_everything() -> None:
     cluster = clusters[made.call.cluster]
     assert (cluster.host, cluster.port, cluster.authority, cluster.tls) == ("localhost", 4180, "other.local", None)
     assert made == ExtAuthzPlan(
-        protocol="http", call=made.call, timeout_ns=3_000_000_000, on_failure=503, include_headers=["cookie"], body_bytes=8192, allow_partial=True,
+        protocol="http", call=made.call, timeout_ns=3_000_000_000, on_failure=503, include_headers=["cookie"],
         cache_key_cel=["request.path"], cache_ttl_cel='"5m"', cache_entries=7, path_cel='"/auth"', redirect_cel='"/login?rd=" + request.path', body_cel='"b"',
         response_headers=["x-user"], add_headers_cel={"x-host": "request.host", ":method": '"POST"'}, metadata_cel={"u": 'response.headers["x"]'},
     )  # fmt: skip
@@ -80,6 +80,7 @@ def test_allowing_on_failure_is_told() -> None:
     [
         ("{}", "extAuthz: nothing chosen; give one of `host`, `service`, `backend`"), ("{backend: b}", "extAuthz.backend: `backend` is known"),
         ("{service: {name: a, port: 1}}", "extAuthz.service: `service` is known"), ("{host: 'a:1', backend: b}", "exclude each other"),
+        ("{host: 'a:1', includeRequestBody: {}}", "`includeRequestBody` is known to agw, not implemented yet"),
         ("{conditional: []}", "extAuthz.conditional: `conditional` is known"), ("{host: a}", "has no port"),
         ("{host: 'a:1', failureMode: {denyWithStatus: 200}}", "200 is no refusal"), ("{host: 'a:1', failureMode: maybe}", "failureMode"),
         ("{host: 'a:1', protocol: {grpc: {}, http: {}}}", "exclude each other"),

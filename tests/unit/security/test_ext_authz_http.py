@@ -181,6 +181,8 @@ def test_a_body_that_is_to_be_seen() -> None:
     request = FakeRequest("POST", b"/", [(b"content-length", b"5")])
     found = Found()
     found.body = b"hello"
+    step = factory(plan(1, body_bytes=8), Host())
+    assert (step.wants_body(request), step.wants_body(FakeRequest())) == (8, 0)
     _, peer, _ = check(ok, request, found, body_bytes=8)
     assert peer.asked[0].body == b"hello"
     verdict, peer, _ = check(ok, request, found, body_bytes=4)

@@ -332,6 +332,23 @@ def test_a_rotated_key_is_fetched_once(monkeypatch: pytest.MonkeyPatch) -> None:
     play(work)
 
 
+def test_keys_of_a_url_are_followed() -> None:
+    async def run() -> None:
+        world = World(jwks_url="https://keys.example/jwks")
+        async with world.provider.peer:
+            world.host.documents.put("https://keys.example/jwks", world.provider.jwks())
+            browser = Browser(world.build())
+            assert location(await browser.back(await login(world, browser))) == "/x"
+            browser.cookies.clear()
+            world.provider.rotate()
+            world.host.documents.newer["https://keys.example/jwks"] = world.provider.jwks()
+            assert location(await browser.back(await login(world, browser))) == "/x"
+            assert world.host.documents.wanted == ["https://keys.example/jwks"]
+            assert not any(asked.target.endswith("/keys") for asked in world.provider.peer.asked)
+
+    asyncio.run(run())
+
+
 # ------------------------------------------------------------------------------------------------ the provider is down
 
 
