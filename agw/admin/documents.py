@@ -46,8 +46,8 @@ PIECE = 65536
 MAX_ETAG = 512
 
 Tell = Callable[[Fetched], None]
-Guard = Callable[[str, int], Awaitable[str]]
-"""(host, port) of a URL from outside to the IP address to connect to. Errors: ValueError, saying why there is none."""
+Guard = Callable[[str], Awaitable[str]]
+"""A URL from outside to the IP address to connect to. Errors: ValueError, saying why there is none."""
 
 RESULTS = ("changed", "same", "failed", "invalid")
 """How an attempt ends in the metric: a new content, the known one, no usable answer, an answer that is no JSON object."""
@@ -264,7 +264,7 @@ async def fetch(plan: DocumentPlan, kept: Fetched | None, guard: Guard | None) -
         headers["host"] = url.netloc.decode("ascii")
         extensions["sni_hostname"] = url.host
         try:
-            url = url.copy_with(host=await guard(url.host, url.port or (443 if secure else 80)))
+            url = url.copy_with(host=await guard(plan.url))
         except ValueError as error:
             raise NotUsable(f"refused: {error}") from None
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from agw.admin.access import Access
 from agw.admin.guard import check_host, check_origin
 from agw.admin.message import Handler, HttpError, Request, Response, json_response
 
@@ -21,11 +22,12 @@ class Endpoint(NamedTuple):
 class EndpointTable:
     """A `Handler` over a fixed list of endpoints. `index` adds `GET /`, which lists them.
 
-    `guarded` applies the Host and Origin checks before anything else, also to unknown paths.
+    `guarded` applies the Host and Origin checks before anything else, also to unknown paths; `access` then says who may do what.
     """
 
-    def __init__(self, endpoints: Iterable[Endpoint], *, guarded: bool = True, index: bool = True) -> None:
+    def __init__(self, endpoints: Iterable[Endpoint], *, guarded: bool = True, index: bool = True, access: Access | None = None) -> None:
         self._guarded = guarded
+        self._access = access
         self._paths: dict[str, dict[str, Endpoint]] = {}
         if index:
             endpoints = (Endpoint("GET", "/", "this list", self._list), *endpoints)
@@ -33,10 +35,12 @@ class EndpointTable:
             self._paths.setdefault(endpoint.path, {})[endpoint.method] = endpoint
 
     async def __call__(self, request: Request) -> Response:
-        """Errors: HttpError 400 and 403 (guard), 404 (path), 405 (method); and the endpoint's own."""
+        """Errors: HttpError 400 and 403 (guard), 401, 403 and 429 (access), 404 (path), 405 (method); and the endpoint's own."""
         if self._guarded:
             check_host(request)
             check_origin(request)
+        if self._access is not None:
+            self._access.check(request)
         methods = self._paths.get(request.path)
         if methods is None:
             raise HttpError(404, "no such endpoint")

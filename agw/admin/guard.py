@@ -2,8 +2,8 @@
 
 A page of any web site can make the browser of this machine's user send requests to 127.0.0.1. Two marks give it away:
 the name it had to use to get there (Host), and the site it comes from (Origin). Reliability rule 25, MCP section
-"Security Warning" of the streamable HTTP transport. There is no authentication here: the listener's address is the
-permission, which is why these checks are not optional.
+"Security Warning" of the streamable HTTP transport. Where nobody has to say who he is, the listener's address is the
+permission, and where a browser remembers a password, it sends it along for any page: these checks are not optional.
 """
 
 from __future__ import annotations

@@ -21,11 +21,12 @@ import uvloop
 
 from agw import __version__
 from agw._fast import process
+from agw.admin.access import Access
 from agw.admin.http import HttpServer
 from agw.admin.server import AdminServer
 from agw.admin.stats import Phase, ReadinessServer, StatsServer
 from agw.runtime.documents import Fetched
-from agw.runtime.plan_security import DocumentPlan
+from agw.runtime.plan_security import AdminAuthPlan, DocumentPlan
 from agw.runtime.snapshot import LabelIndex, Labels
 from agw.shm.layout import Arena
 from agw.supervisor.channel import Channel, ChannelClosed, Message
@@ -40,9 +41,10 @@ log = logging.getLogger(__name__)
 
 
 class HelperSockets(msgspec.Struct):
-    """Bound sockets; None means the listener is off."""
+    """Bound sockets, None means the listener is off; and who may use that of the administration, None is everybody."""
 
     admin: socket.socket | None = None
+    admin_auth: AdminAuthPlan | None = None
     stats: socket.socket | None = None
     readiness: socket.socket | None = None
     demo: socket.socket | None = None
@@ -118,7 +120,8 @@ class Helper:
         # References live on self: the servers must not be collected while the loop runs.
         source = MetricsSource(self._arena, labels=self._metric_labels, config=self._config_state, version=__version__, prefix=self._prefix,
                                documents=self._document_numbers)
-        self._admin = AdminServer(config_dump=lambda: self._document, arena=self._arena, stop=self._stop, log_level=self._level)
+        access = None if self._sockets.admin_auth is None else Access(self._sockets.admin_auth)
+        self._admin = AdminServer(config_dump=lambda: self._document, arena=self._arena, stop=self._stop, log_level=self._level, access=access)
         self._stats = StatsServer(source)
         self._readiness = ReadinessServer(phase=self._phase, arena=self._arena)
         if self._sockets.admin is not None:

@@ -1,8 +1,9 @@
 """The admin listener: what is configured, who is running, how much is logged, and the way to stop.
 
 Rules:
-- there is no authentication: the address is the permission. By default it is loopback, and then only requests for a
-  loopback name are answered; a browser's request from another site never is (`agw.admin.guard`);
+- with `config.adminAuth` every request says who it is (`agw.admin.access`). Without, the address is the permission: the
+  configuration takes only loopback and unix sockets then;
+- on loopback only requests for a loopback name are answered; a browser's request from another site never is (`agw.admin.guard`);
 - nothing changes by GET;
 - no answer shows a secret: whatever the configuration callback returns passes through `agw.telemetry.redact`.
 
@@ -18,6 +19,7 @@ from typing import Protocol
 
 import msgspec
 
+from agw.admin.access import Access
 from agw.admin.endpoints import Endpoint, EndpointTable
 from agw.admin.http import HttpServer, Limits
 from agw.admin.message import HttpError, Request, Response, json_response
@@ -45,6 +47,7 @@ class AdminServer:
     """The admin endpoints on any number of sockets.
 
     `config_dump` returns the running configuration as JSON builtins or msgspec structs; it is redacted here.
+    `access` decides who may do what, None lets everybody in who gets to the socket.
     `stop` asks the supervisor to drain and stop; it must return at once, the answer is written after it.
     `arena` is read on each `/workers`; `log_level` is set by `POST /logging`.
     """
@@ -57,6 +60,7 @@ class AdminServer:
         stop: Callable[[], None],
         log_level: LogLevel,
         limits: Limits | None = None,
+        access: Access | None = None,
     ) -> None:
         self._config_dump = config_dump
         self._arena = arena
@@ -69,7 +73,7 @@ class AdminServer:
             Endpoint("POST", "/logging", "?level=debug|info|warning|error or ?reset", self._change_level),
             Endpoint("POST", "/quitquitquit", "drain and stop", self._stop),
         )
-        self._http = HttpServer(EndpointTable(endpoints), limits=limits)
+        self._http = HttpServer(EndpointTable(endpoints, access=access), limits=limits)
 
     async def serve(self, sock: socket.socket) -> None:
         """Start to answer on a bound socket (TCP or unix) and return; the socket belongs to the server afterwards."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-_AUTH = "extAuthz extProc oidc transformations"
+_AUTH = "extProc transformations"
 _UPSTREAM = "backendAuth backendTunnel transformations"
 
 
@@ -40,7 +40,7 @@ KEYS = _table(
         "remoteRateLimit requestMirror retry"
     ),
     BackendPolicies=(
-        f"{_UPSTREAM} a2a ai extAuthz health http inferenceRouting mcpGuardrails "
+        f"{_UPSTREAM} a2a ai authorization extAuthz health http inferenceRouting mcpGuardrails "
         "sessionAffinity tcp"
     ),
     TargetPolicies=f"{_UPSTREAM} http tcp",
@@ -56,6 +56,7 @@ KEYS = _table(
     BindListener="tcpRoutes",
     ServerTls="cipherSuites keyExchangeGroups maxTLSVersion maxTlsVersion spiffe",
     ApiKey="allowedModels",
+    ServicePolicies="backendAuth backendTunnel http requestHeaderModifier tcp transformations",
     Location="expression",
     BackendTls="keyExchangeGroups spiffe subjectAltNames",
 )

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from agw.config.model_authn import ApiKeys, BasicAuth, JwtAuth, TokenIntrospection
+from agw.config.model_external import ExtAuthz, Oidc
 from agw.config.model_mcp import McpBackend, SimpleMcp
 from agw.config.model_policies import BackendPolicies, Cors, GatewayPolicies, RoutePolicies, TargetedPolicy
 from agw.config.model_process import FrontendPolicies, ProcessConfig
@@ -102,6 +103,8 @@ class GatewayListener(Model, frozen=True):
     token_introspection: Annotated[TokenIntrospection | None, ours("Authentication by opaque tokens, asking who issued them.")] = None
     basic_auth: Annotated[BasicAuth | None, about("Authentication by name and password, for all routes of the listener.")] = None
     api_key: Annotated[ApiKeys | None, about("Authentication by keys, for all routes of the listener.")] = None
+    oidc: Annotated[Oidc | None, about("Browser login at an OpenID provider, for all routes of the listener.")] = None
+    ext_authz: Annotated[ExtAuthz | None, about("Another service decides, for all routes of the listener.")] = None
     authorization: Annotated[RuleSet | None, about("Rules about requests, for all routes of the listener without their own.")] = None
     sources: Annotated[Sources | None, ours("Which client addresses may come, for all routes of the listener.")] = None
 
@@ -119,6 +122,8 @@ class Gateway(Model, frozen=True):
     token_introspection: Annotated[TokenIntrospection | None, ours("Authentication by opaque tokens, asking who issued them.")] = None
     basic_auth: Annotated[BasicAuth | None, about("Authentication by name and password, for all routes of the gateway.")] = None
     api_key: Annotated[ApiKeys | None, about("Authentication by keys, for all routes of the gateway.")] = None
+    oidc: Annotated[Oidc | None, about("Browser login at an OpenID provider, for all routes of the gateway.")] = None
+    ext_authz: Annotated[ExtAuthz | None, about("Another service decides, for all routes of the gateway.")] = None
     authorization: Annotated[RuleSet | None, about("Rules about requests, for all routes of the gateway without their own.")] = None
     sources: Annotated[Sources | None, ours("Which client addresses may come, for all routes of the gateway.")] = None
 

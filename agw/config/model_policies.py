@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from agw.config.model_authn import ApiKeys, BasicAuth, JwtAuth, TokenIntrospection
+from agw.config.model_external import ExtAuthz, Oidc
 from agw.config.model_mcp_auth import McpAuthentication
 from agw.config.model_rules import Csrf, RuleSet, Sources
 from agw.config.model_tls import BackendTls
@@ -102,6 +103,8 @@ class RoutePolicies(Model, frozen=True):
     basic_auth: Annotated[BasicAuth | None, about("Authentication by name and password.")] = None
     api_key: Annotated[ApiKeys | None, about("Authentication by keys.")] = None
     mcp_authentication: Annotated[McpAuthentication | None, about("Authentication of MCP clients by an OAuth authorization server.")] = None
+    oidc: Annotated[Oidc | None, about("Browser login at an OpenID provider.")] = None
+    ext_authz: Annotated[ExtAuthz | None, about("Another service decides.")] = None
     authorization: Annotated[RuleSet | None, about("Rules about requests: who may send what.")] = None
     mcp_authorization: Annotated[RuleSet | None, about("Rules about MCP: who may use, and see, which tool, prompt, resource or task.")] = None
     csrf: Annotated[Csrf | None, about("Refuse what other sites make a browser send.")] = None
@@ -115,7 +118,6 @@ class BackendPolicies(Model, frozen=True):
     request_header_modifier: Annotated[HeaderModifier | None, about("Changes to request headers.")] = None
     response_header_modifier: Annotated[HeaderModifier | None, about("Changes to response headers.")] = None
     request_redirect: Annotated[RequestRedirect | None, about("Answer with a redirect.")] = None
-    authorization: Annotated[RuleSet | None, about("Rules about requests, once this backend is chosen.")] = None
     mcp_authorization: Annotated[RuleSet | None, about("Rules about MCP: who may use, and see, which tool, prompt, resource or task.")] = None
     backend_tls: Annotated[BackendTls | None, about("TLS towards the backend.")] = msgspec.field(default=None, name="backendTLS")
 
@@ -135,6 +137,8 @@ class GatewayPolicies(Model, frozen=True):
     token_introspection: Annotated[TokenIntrospection | None, ours("Authentication by opaque tokens, asking who issued them.")] = None
     basic_auth: Annotated[BasicAuth | None, about("Authentication by name and password.")] = None
     api_key: Annotated[ApiKeys | None, about("Authentication by keys.")] = None
+    oidc: Annotated[Oidc | None, about("Browser login at an OpenID provider.")] = None
+    ext_authz: Annotated[ExtAuthz | None, about("Another service decides.")] = None
     authorization: Annotated[RuleSet | None, about("Rules about requests: who may send what.")] = None
     sources: Annotated[Sources | None, ours("Which client addresses may come.")] = None
 

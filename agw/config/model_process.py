@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+from agw.config.model_external import AdminAuth
 from agw.config.model_rules import RuleSet
 from agw.config.modelling import Model, about, bounds, ours
 
@@ -70,6 +71,8 @@ class ProcessConfig(Model, frozen=True):
     admin_addr: Annotated[str | None, about("Admin listener: ip:port, unix:/path or off. Environment: ADMIN_ADDR.")] = (
         None
     )
+    admin_auth: Annotated[AdminAuth | None, ours("Who may use the admin listener; needed beyond loopback and unix sockets.")] = None
+    admin_insecure: Annotated[bool, ours("Whether the admin listener may be reachable without authentication.")] = False
     stats_addr: Annotated[str | None, about("Metrics listener, likewise. Environment: STATS_ADDR.")] = None
     readiness_addr: Annotated[str | None, about("Readiness listener, likewise. Environment: READINESS_ADDR.")] = None
     worker_threads: Annotated[

@@ -18,6 +18,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+import msgspec
+
 from agw.config import values
 from agw.config.backends import Backends
 from agw.config.check import Context, MatchKey, Names, Ports, hostnames_meet
@@ -28,7 +30,7 @@ from agw.config.mcp_backends import MCP_PATH, SSE_PATH
 from agw.config.model import BindRoute, Config, NamedMatch, PathMatch, RouteMatch, ValueMatch
 from agw.config.model_mcp import SimpleMcp
 from agw.config.outside import Outside
-from agw.config.policies import PolicySet, Targeted, convert, plan_of, tls_of
+from agw.config.policies import NO_POLICIES, PolicySet, Targeted, convert, plan_of, tls_of
 from agw.config.problem import Path
 from agw.config.process import access_log_plan, cluster_defaults, http_plan, process_plan
 from agw.config.rules import network_rules
@@ -112,8 +114,25 @@ class _PlanBuilder:
                 backends.append(reference)
                 if reference.mcp >= 0:
                     self._warn_of_hidden_servers(reference, matches, path)
+        own = self._rules_of_backends(own, backends, path)
         plan = RoutePlan(name, rule, hostnames, matches, backends)
         self._attach(plan, keys, own, listeners, path, bool(route.backends))
+
+    def _rules_of_backends(self, own: PolicySet, backends: list[BackendRef], path: Path) -> PolicySet:
+        """The rules for messages are decided where the route is; those of its backends become the route's, so they must agree."""
+        found = [None if item.policies is None else item.policies.mcp_authorization for item in backends]
+        chosen = next((item for item in found if item is not None), None)
+        if chosen is None:
+            return own
+        kinds = [(item.phase, [(rule.effect, rule.expression) for rule in item.rules]) if item is not None else None for item in found]
+        if any(item != kinds[0] for item in kinds):
+            text = "the backends of this route have different mcpAuthorization; attach one to the route, or make a route for each"
+            self.context.findings.problem((*path, "backends"), text)
+        for index, item in enumerate(backends):
+            if item.policies is not None:
+                policies = msgspec.structs.replace(item.policies, mcp_authorization=None)
+                backends[index] = msgspec.structs.replace(item, policies=None if policies == NO_POLICIES else policies)
+        return {**own, "mcp_authorization": chosen}
 
     def _warn_of_hidden_servers(self, reference: BackendRef, matches: list[MatchPlan], path: Path) -> None:
         """Virtual servers have paths below the route's; a route of exact paths may not match them."""

@@ -46,6 +46,10 @@ class Outside:
         secured = (tls or TlsClientPlan()) if endpoint.tls else None
         return CallPlan(self._clusters.add("host", label, "", endpoint, secured), rest, timeout_ns)
 
+    def service(self, endpoint: Endpoint, label: str, tls: TlsClientPlan | None, timeout_ns: int) -> CallPlan:
+        """The call of a service whose path is decided with each request; `tls` None is plain."""
+        return CallPlan(self._clusters.add("host", label, "", endpoint, tls), "/", timeout_ns)
+
     def document(self, context: Context, url: str, path: Path, *, ttl_ns: int | None = None, ca: str = "", insecure: bool = False) -> str:
         """The name of a document that is fetched and kept; "" after a problem."""
         if _split(context, url, path) is None:

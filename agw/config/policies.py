@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from agw.config import authn, mcp_auth, rules, values
+from agw.config import authn, external, mcp_auth, rules, values
 from agw.config.check import Context, Names
 from agw.config.model import Config, Gateway, GatewayListener
 from agw.config.model_policies import (
@@ -223,6 +223,8 @@ _CONVERSIONS: dict[str, tuple[str, str, Callable[[Context, Any, Path], Any]]] = 
     "basic_auth": ("basicAuth", "basic", authn.basic_plan),
     "api_key": ("apiKey", "api_key", authn.api_key_plan),
     "mcp_authentication": ("mcpAuthentication", "mcp_auth", mcp_auth.mcp_auth_plan),
+    "oidc": ("oidc", "oidc", external.oidc),
+    "ext_authz": ("extAuthz", "ext_authz", external.ext_authz),
     "authorization": ("authorization", "authorization", rules.http_rules),
     "mcp_authorization": ("mcpAuthorization", "mcp_authorization", rules.mcp_rules),
     "csrf": ("csrf", "csrf", rules.csrf_plan),

@@ -15,6 +15,7 @@ from typing import Any
 from agw.config import values
 from agw.config.check import Context
 from agw.config.document import resolve_scalar
+from agw.config.external import admin_auth
 from agw.config.model import Config
 from agw.config.model_process import ProcessConfig
 from agw.config.problem import Finding, Path
@@ -118,6 +119,7 @@ def process_plan(context: Context, config: Config) -> ProcessPlan:
         )
     if block.backlog is not None:
         out["backlog"] = block.backlog
+    out["admin_auth"] = admin_auth(context, block.admin_auth, out.get("admin_address", ProcessPlan().admin_address), block.admin_insecure)
     return ProcessPlan(pin_cpus=block.pin_cpus, session_keys=_session_keys(context, block), **out)
 
 

@@ -10,11 +10,13 @@ Adding a policy: its plan field goes into `SECURITY`, its step into `agw.securit
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import msgspec
 
 from agw._fast.gate import Gate
-from agw.runtime.plan import BackendRef, PolicyPlan
-from agw.runtime.plan_security import LocationPlan, PassthroughCredential
+from agw.runtime.plan import BackendRef, ClusterPlan, PolicyPlan
+from agw.runtime.plan_security import CallPlan, LocationPlan, PassthroughCredential
 
 SECURITY = (
     "sources", "oidc", "jwt", "mcp_auth", "introspection", "basic", "api_key", "ext_authz", "authorization", "mcp_authorization", "limits",
@@ -43,10 +45,26 @@ def effective(policies: PolicyPlan, backends: list[BackendRef]) -> PolicyPlan:
     return policies
 
 
+def calls(part: object) -> Iterator[CallPlan]:
+    """Every CallPlan inside a part of the plan."""
+    if isinstance(part, CallPlan):
+        yield part
+    elif isinstance(part, msgspec.Struct):
+        for name in part.__struct_fields__:
+            yield from calls(getattr(part, name))
+    elif isinstance(part, (list, tuple)):
+        for inner in part:
+            yield from calls(inner)
+    elif isinstance(part, dict):
+        for inner in part.values():
+            yield from calls(inner)
+
+
 class Gates:
     """The gates of a snapshot: one for all routes with the same policies, the same one as before when they did not change."""
 
-    def __init__(self, previous: dict[bytes, Gate] | None = None) -> None:
+    def __init__(self, clusters: list[ClusterPlan], previous: dict[bytes, Gate] | None = None) -> None:
+        self._clusters = clusters
         self._previous = previous or {}
         self.by_identity: dict[bytes, Gate] = {}
 
@@ -56,9 +74,13 @@ class Gates:
         parts = [getattr(policies, name) for name in SECURITY]
         if not any(parts):
             return None
-        identity = msgspec.msgpack.encode(parts)
-        gate = self.by_identity.get(identity) or self._previous.get(identity) or make_gate(policies)
-        self.by_identity[identity] = gate
+        # A number of a cluster means another service when the list has changed.
+        identity = msgspec.msgpack.encode((parts, [self._clusters[call.cluster] for call in calls(parts)]))
+        gate = self.by_identity.get(identity)
+        if gate is None:
+            # A gate that knows nobody yet is empty, and so no truth value.
+            gate = self._previous.get(identity)
+            self.by_identity[identity] = gate = gate if gate is not None else make_gate(policies)
         return gate
 
 

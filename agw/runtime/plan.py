@@ -18,6 +18,7 @@ from typing import Literal
 import msgspec
 
 from agw.runtime.plan_security import (
+    AdminAuthPlan,
     ApiKeyPlan,
     BackendAuthPlan,
     BasicPlan,
@@ -375,6 +376,7 @@ class ProcessPlan(Frozen, frozen=True, omit_defaults=True):
     workers: int = 0
     pin_cpus: bool = False
     admin_address: str = "127.0.0.1:15000"
+    admin_auth: AdminAuthPlan | None = None
     stats_address: str = "0.0.0.0:15020"
     readiness_address: str = "0.0.0.0:15021"
     drain_ns: int = 30_000_000_000

@@ -227,7 +227,12 @@ class ExtAuthzPlan(Frozen, frozen=True, omit_defaults=True):
 
 
 class OidcPlan(Frozen, frozen=True, omit_defaults=True):
-    """`oidc`: browser login by authorization code and PKCE. Endpoints left empty come from the document `discovery_url`."""
+    """`oidc`: browser login by authorization code and PKCE. Endpoints left empty come from the document `discovery_url`.
+
+    `token_call` is the token endpoint when it is given; one that was discovered, and the keys, are asked for over
+    `discovery_call`, so they are of its origin. `token_auth` "" is what the document offers, else basic. `cookie_keys` are
+    32 octets as hex, the first seals, all open; the supervisor fills in what is not configured.
+    """
 
     issuer: str
     client_id: str
@@ -238,10 +243,27 @@ class OidcPlan(Frozen, frozen=True, omit_defaults=True):
     authorization_endpoint: str = ""
     token_endpoint: str = ""
     token_call: CallPlan | None = None
+    token_auth: Literal["", "basic", "post"] = ""
+    discovery_call: CallPlan | None = None
+    logout_path: str = ""
     jwks: str = ""
     jwks_url: str = ""
     cookie_keys: list[str] = []
     session_ns: int = 3_600_000_000_000
+
+
+class AdminTokenPlan(Frozen, frozen=True, omit_defaults=True):
+    """Who may use the admin listener: a token by its SHA-256 (64 hex digits), and what it may do."""
+
+    sha256: str
+    role: Literal["read", "operate"] = "read"
+    name: str = ""
+
+
+class AdminAuthPlan(Frozen, frozen=True, omit_defaults=True):
+    """`config.adminAuth`."""
+
+    tokens: list[AdminTokenPlan]
 
 
 class McpAuthPlan(Frozen, frozen=True, omit_defaults=True):

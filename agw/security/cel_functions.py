@@ -3,6 +3,7 @@
 Rules:
 - a function that cannot answer raises ValueError, which becomes an evaluation error: an allow does not match, a deny denies;
 - results are bounded by MAX_TEXT, and values that came from text are checked like all others (`safe`);
+- maps have no order, so what is made of them is sorted by name;
 - addresses and networks are their text, so they need no type of their own; members of them check it again.
 
 The library adds `matches`, `size`, the strings and math extensions, optional values (`jwt.?sub.orValue("")`) and `cel.bind`.
@@ -194,11 +195,11 @@ def _fail(text: str) -> bool:
 
 
 def _json_text(value: Any) -> str:
-    return _bounded(json.dumps(safe(value), separators=(",", ":"), ensure_ascii=False, default=str))
+    return _bounded(json.dumps(safe(value), separators=(",", ":"), ensure_ascii=False, sort_keys=True))
 
 
 def _form(values: dict[str, Any]) -> str:
-    return _bounded(urlencode({name: value if isinstance(value, str) else _json_text(value) for name, value in safe(values).items()}))
+    return _bounded(urlencode({name: value if isinstance(value, str) else _json_text(value) for name, value in sorted(safe(values).items())}))
 
 
 def _digest(name: str) -> Callable[[Any], str]:

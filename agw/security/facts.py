@@ -33,7 +33,7 @@ class Facts:
     arguments of a call to come. `extra` are variables by name that are known otherwise (`source.port`, `response.*`).
     """
 
-    __slots__ = ("claims", "extra", "listing", "mcp", "request", "started")
+    __slots__ = ("_now", "claims", "extra", "listing", "mcp", "request", "started")
 
     def __init__(
         self,
@@ -52,6 +52,14 @@ class Facts:
         self.listing = listing
         self.extra: Mapping[str, Any] = extra or {}
         self.started = started
+        self._now: datetime | None = None
+
+    @property
+    def now(self) -> datetime:
+        """The time of the decision, the same for all of its expressions."""
+        if self._now is None:
+            self._now = datetime.now(UTC)
+        return self._now
 
     def data(self, names: Iterable[str], members: Mapping[str, frozenset[str] | None]) -> dict[str, Any]:
         """Values by variable; see `cel.Values`. Never raises."""
@@ -75,9 +83,16 @@ class Facts:
             return self.mcp is not None and self.mcp.kind == parts[1]
         if name in ("request", "proxy", "env", "source", "source.identity", "mcp", "response"):
             if name == "source.identity":
-                return self._source("identity.trustDomain") is not _MISSING
+                return self._presence("source.identity.trustDomain")
             return {"request": self.request, "mcp": self.mcp, "proxy": getattr(self.request, "labels", None)}.get(name, name) is not None
-        return self._value(name, frozenset()) not in (_MISSING, "")
+        try:
+            return self._value(name, frozenset()) not in (_MISSING, "")
+        except (KeyError, AttributeError):
+            return False
+        except ValueError:
+            if name.startswith("source."):
+                return False
+            raise  # something is there, but no expression can use it
 
     def _value(self, name: str, wanted: frozenset[str] | None) -> Any:
         if name in self.extra:
@@ -94,7 +109,7 @@ class Facts:
         if name == "basicAuth.username":
             return safe(self.claims["basicAuth"]["username"])
         if name == "now":
-            return datetime.now(UTC)
+            return self.now
         if root == "env":
             return _ENVIRONMENT[name]
         if root == "proxy":
@@ -196,7 +211,7 @@ def _scheme(request: Request) -> str:
 
 
 def _uri(request: Request) -> str:
-    return f"{_scheme(request)}://{b''.join(request.values(b'host')[:1]).decode('latin-1')}{_path_and_query(request)}"
+    return f"{_scheme(request)}://{b''.join(request.values(b'host')[:1]).decode('latin-1').lower()}{_path_and_query(request)}"
 
 
 _REQUEST: dict[str, Callable[[Facts, Request, frozenset[str] | None], Any]] = {
@@ -207,5 +222,5 @@ _REQUEST: dict[str, Callable[[Facts, Request, frozenset[str] | None], Any]] = {
     "scheme": lambda _, request, __: _scheme(request),
     "uri": lambda _, request, __: _uri(request),
     "headers": lambda _, request, wanted: _headers(request, wanted),
-    "startTime": lambda facts, _, __: datetime.fromtimestamp(facts.started, UTC) if facts.started else datetime.now(UTC),
+    "startTime": lambda facts, _, __: datetime.fromtimestamp(facts.started, UTC) if facts.started else facts.now,
 }

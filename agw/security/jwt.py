@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any, NamedTuple
 
 from agw.runtime.plan_security import JwtPlan, JwtProviderPlan
@@ -46,7 +46,7 @@ Outcome = Verified | Malformed | Unavailable
 
 
 class Waiting:
-    """A token whose key is unknown, while its issuer is asked for newer ones. Await `outcome`, or drop it."""
+    """A token whose key is unknown, while its issuer is asked for newer ones. Await it, or drop it."""
 
     __slots__ = ("_asked", "_provider", "_token")
 
@@ -55,8 +55,11 @@ class Waiting:
         self._token = token
         self._asked = asked
 
-    async def outcome(self) -> Outcome:
+    def __await__(self) -> Generator[Any, None, Outcome]:
         """What the token is, after 3 s at most."""
+        return self._outcome().__await__()
+
+    async def _outcome(self) -> Outcome:
         await self._provider.keys.wait(self._asked)
         outcome = self._provider.verify(self._token)
         if outcome is None:
@@ -204,7 +207,7 @@ class JwtAuth:
         self.verifier.on_keys_removed(removed)
 
     async def _later(self, token: bytes, waiting: Waiting, found: Found) -> Verdict:
-        return self._decide(token, await waiting.outcome(), found)
+        return self._decide(token, await waiting, found)
 
     def _decide(self, token: bytes, outcome: Outcome, found: Found) -> Verdict:
         if isinstance(outcome, Malformed):

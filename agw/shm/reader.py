@@ -17,9 +17,9 @@ DURATION_BOUNDS_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 
 
 DECISION_POLICIES = (
     "jwt", "mcp", "introspection", "basic", "apiKey", "extAuthz", "oidc", "authorization", "mcpAuthorization", "csrf", "sources", "limit",
-    "remoteLimit", "credentials",
+    "remoteLimit", "credentials", "jwks", "network",
 )
-DECISION_RESULTS = ("ok", "refused", "error", "missing", "expired", "cached")
+DECISION_RESULTS = ("ok", "refused", "error", "missing", "expired", "cached", "none", "ignored")
 """What decides, and how: the labels of the counters of decisions, in the order of their words."""
 
 

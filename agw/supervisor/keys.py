@@ -7,18 +7,22 @@
 Rules:
 - the key file is `config.session.keyFile`, else `session.key` in $STATE_DIRECTORY; without either nothing is written;
 - a key file belongs to the user of the process and nobody else may read it, or the start is refused;
+- what else is sealed (cookies of `oidc`) has keys of its own derived from these, unless it is given some;
 - the key of one's own opens as long as the supervisor lives, also after keys were configured by a reload;
 - keys are never logged.
 """
 
 from __future__ import annotations
 
+import hmac
 import logging
 import os
 import stat
 from collections.abc import Mapping
 
-from agw.runtime.plan import ProcessPlan
+import msgspec
+
+from agw.runtime.plan import Plan, ProcessPlan
 from agw.supervisor.sockets import SocketError
 
 log = logging.getLogger(__name__)
@@ -63,6 +67,22 @@ class SessionKeys:
             log.warning("session keys are not kept over restarts", extra={"file": path, "cause": error.strerror})
             return []
         return read_key_file(path)
+
+
+def with_cookie_keys(plan: Plan, ring: list[str]) -> Plan:
+    """The plan with keys for every `oidc` policy that has none: as many as there are session keys, in their order."""
+    if not any(route.policies.oidc is not None and not route.policies.oidc.cookie_keys for route in plan.routes):
+        return plan
+    # Another key for another purpose: a session id is never a cookie, whatever else may be wrong.
+    keys = [hmac.digest(bytes.fromhex(key), b"agw oidc cookies", "sha256").hex() for key in ring]
+    routes = []
+    for route in plan.routes:
+        oidc = route.policies.oidc
+        if oidc is not None and not oidc.cookie_keys:
+            completed = msgspec.structs.replace(route.policies, oidc=msgspec.structs.replace(oidc, cookie_keys=keys))
+            route = msgspec.structs.replace(route, policies=completed)
+        routes.append(route)
+    return msgspec.structs.replace(plan, routes=routes)
 
 
 def make_key_file(path: str) -> None:

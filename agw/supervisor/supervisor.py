@@ -31,7 +31,7 @@ from agw.runtime.snapshot import BindKey, LabelIndex, Labels, Snapshot
 from agw.shm import layout
 from agw.supervisor.channel import Channel, ChannelClosed, Message
 from agw.supervisor.children import FATAL_CODES, Child, CrashLoop
-from agw.supervisor.keys import KeyFileError, SessionKeys
+from agw.supervisor.keys import KeyFileError, SessionKeys, with_cookie_keys
 from agw.supervisor.sockets import ListenSet, SocketError, address_text, bind_plain
 from agw.supervisor.systemd import Notifier, take_listen_fds
 from agw.telemetry.logs import OperatorLog
@@ -67,7 +67,8 @@ class Supervisor:
         self._generation = 1
         self._keys = SessionKeys(os.environ)
         self._configured = loaded.plan.process
-        self._plan = msgspec.structs.replace(loaded.plan, process=self._completed(loaded.plan.process, os.urandom(8).hex()))
+        process = self._completed(loaded.plan.process, os.urandom(8).hex())
+        self._plan = with_cookie_keys(msgspec.structs.replace(loaded.plan, process=process), process.session_keys)
         self._snapshot: Snapshot = compile_plan(self._plan, 1, self._labels)
         self._arena = layout.Arena(workers)
         self._arena.publish(1, True)
@@ -89,7 +90,7 @@ class Supervisor:
         for key in self._snapshot.binds:
             self._listen.open(key)
         self._sockets = helper.HelperSockets(
-            admin=bind_plain(process.admin_address), stats=bind_plain(process.stats_address),
+            admin=bind_plain(process.admin_address), admin_auth=process.admin_auth, stats=bind_plain(process.stats_address),
             readiness=bind_plain(process.readiness_address), demo=demo,
         )
 
@@ -356,6 +357,7 @@ class Supervisor:
             # Of the process only the session keys change before a restart.
             keys = self._completed(loaded.plan.process, "").session_keys
             plan = msgspec.structs.replace(loaded.plan, process=msgspec.structs.replace(self._plan.process, session_keys=keys))
+            plan = with_cookie_keys(plan, keys)
             snapshot = compile_plan(plan, generation, self._labels)
         except (ConfigErrors, CompileError, KeyFileError, ValueError) as error:
             self._refused(str(error.strerror if isinstance(error, KeyFileError) else error))

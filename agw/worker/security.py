@@ -1,7 +1,8 @@
 """What a worker lends to the policies of its snapshots: documents, calls, tasks and counters.
 
 Rules:
-- one `WorkerSecurity` per worker, one `Lent` per snapshot: indexes into the plan mean that snapshot's plan;
+- one `WorkerSecurity` per worker, one `Lent` per snapshot: indexes into the plan mean that snapshot's plan. A gate that lives on
+  over a reload may keep what it was lent, because its identity includes the clusters it calls (`agw.runtime.gates`);
 - nothing here knows a policy: who builds the keepers gets a `Lent` from `attach` and hands it on;
 - a counter that does not exist is told once and costs no request.
 """
@@ -19,11 +20,15 @@ from agw.runtime.snapshot import Snapshot
 from agw.security.contract import SecurityHost
 from agw.shm.layout import DECISION_WORDS
 from agw.worker.caller import ClusterCaller
-from agw.worker.documents import DocumentTable, View
+from agw.worker.documents import DocumentTable
 
 log = logging.getLogger(__name__)
 
 MAX_MISNAMED = 64
+SAID = {"allowed": "ok", "denied": "refused", "bad": "refused", "unavailable": "error", "unusable": "error"}
+"""How policies call what the metric has one word for."""
+NAMED = {"mcpAuthentication": "mcp", "networkAuthorization": "network"}
+"""Policies by the names they have in a configuration, where the metric has a shorter one."""
 
 
 class WorkerSecurity:
@@ -37,8 +42,8 @@ class WorkerSecurity:
 
     def attach(self, snapshot: Snapshot) -> SecurityHost:
         """What the gates of a new snapshot get. Call it before the snapshot's first request."""
-        plan = snapshot.plan
-        return Lent(self, self.documents.attach(document.url for document in plan.documents), ClusterCaller(self._context, snapshot.by_index))
+        self.documents.attach(document.url for document in snapshot.plan.documents)
+        return Lent(self, ClusterCaller(self._context, snapshot.by_index))
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """See SecurityHost."""
@@ -54,7 +59,7 @@ class WorkerSecurity:
 
     def count(self, what: str, result: str) -> None:
         """See SecurityHost."""
-        word = DECISION_WORDS.get((what, result))
+        word = DECISION_WORDS.get((NAMED.get(what, what), SAID.get(result, result)))
         if word is not None:
             self._context.slot.add_gauge(word, 1)
         elif (what, result) not in self._misnamed and len(self._misnamed) < MAX_MISNAMED:
@@ -73,8 +78,8 @@ class WorkerSecurity:
 class Lent:
     """Of one snapshot. Implements `agw.security.contract.SecurityHost`."""
 
-    def __init__(self, worker: WorkerSecurity, documents: View, caller: ClusterCaller) -> None:
-        self.documents = documents
+    def __init__(self, worker: WorkerSecurity, caller: ClusterCaller) -> None:
+        self.documents = worker.documents
         self.caller = caller
         self._worker = worker
 

@@ -1,6 +1,7 @@
 """Runs a command of agw with documents put into the plan: `serve_documents.py PYTHON -m agw serve -f FILE ...`.
 
-`documents.json` beside the configuration is a list of DocumentPlan, read at the start and at every reload. Every snapshot of
+`documents.json` beside the configuration, if there is one, is a list of DocumentPlan, read at the start and at every reload; without,
+the plan has what its configuration says. Every snapshot of
 every worker logs what it finds and what it is told of each document ("document", with url, version and process), counts one decision,
 and wants each URL named in the file `want`, fifty times a second. Times are short.
 """
@@ -35,7 +36,8 @@ def install() -> None:
 
     def load_file(path: Any, environ: Mapping[str, str]) -> agw.config.Loaded:
         loaded = load_original(path, environ)
-        documents = msgspec.json.decode(Path(path).with_name("documents.json").read_bytes(), type=list[DocumentPlan])
+        file = Path(path).with_name("documents.json")
+        documents = msgspec.json.decode(file.read_bytes(), type=list[DocumentPlan]) if file.exists() else loaded.plan.documents
         return msgspec.structs.replace(loaded, plan=msgspec.structs.replace(loaded.plan, documents=documents))
 
     def attach(self: WorkerSecurity, snapshot: Snapshot) -> SecurityHost:

@@ -417,9 +417,9 @@ def test_the_guard_chooses_the_address() -> None:
         port = server.host.rpartition(":")[2]
         asked = []
 
-        async def guard(host: str, port: int) -> str:
-            asked.append((host, port))
-            if host == "inside.test":
+        async def guard(url: str) -> str:
+            asked.append(url)
+            if "inside.test" in url:
                 raise ValueError("a private address")
             return "127.0.0.1"
 
@@ -432,7 +432,7 @@ def test_the_guard_chooses_the_address() -> None:
             assert it.outcomes == ["changed", "failed"]
 
         run(body, guard=guard)
-        assert asked == [("no.such.name.test", int(port)), ("inside.test", int(port))]
+        assert asked == [f"http://no.such.name.test:{port}/x", f"http://inside.test:{port}/x"]
         (request,) = server.requests
         assert request.get(b"host") == [f"no.such.name.test:{port}".encode()]
 
@@ -442,7 +442,7 @@ def test_tls_trusts_what_the_plan_says() -> None:
     with TlsUpstream(serving(ca.issue("idp.test", "localhost")), answering()) as server:
         port = server.host.rpartition(":")[2]
 
-        async def guard(host: str, port: int) -> str:
+        async def guard(url: str) -> str:
             return "127.0.0.1"
 
         async def body(it: Fetching) -> None:

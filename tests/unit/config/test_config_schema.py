@@ -31,7 +31,9 @@ REFERENCE = os.environ.get("AGW_REFERENCE", "")
 
 # Struct -> type of agentgateway's schema; "" is its top level.
 COUNTERPARTS = {
-    "AccessLog": "LoggingPolicy", "ApiKey": "LocalAPIKey", "ApiKeys": "LocalAPIKeys", "BasicAuth": "LocalBasicAuth",
+    "AccessLog": "LoggingPolicy", "ApiKey": "LocalAPIKey", "ApiKeys": "LocalAPIKeys", "AuthzProtocol": "ExtAuthzProtocol", "BasicAuth": "LocalBasicAuth",
+    "BodyOptions": "BodyOptions", "CacheConfig": "CacheConfig", "DocumentSource": "FileInlineOrRemote",
+    "ExtAuthz": "LocalExplicitOrConditional_ExtAuthz", "Oidc": "LocalOidcConfig", "ServicePolicies": "SimpleLocalBackendPolicies",
     "BackendDefaults": "BackendConfig", "BackendPolicies": "LocalBackendPolicies",
     "BackendTarget": "BackendTarget", "Bind": "LocalBind", "BindListener": "LocalListener", "BindRoute": "LocalRoute",
     "Config": "", "Cors": "CorsSerde", "Csrf": "Csrf", "DirectResponse": "LocalExplicitOrConditional_DirectResponse",

@@ -39,15 +39,16 @@ def run(body: Callable[[], Awaitable[T]]) -> T:
 
 
 def test_what_the_supervisor_has_is_there_from_the_start() -> None:
-    view = Asked().table(changed(b"{}")).attach([URL, OTHER])
-    assert view.get(URL) == Document(b"{}", version_of(b"{}")) and view.get(OTHER) is None
+    table = Asked().table(changed(b"{}"))
+    table.attach([URL, OTHER])
+    assert table.get(URL) == Document(b"{}", version_of(b"{}")) and table.get(OTHER) is None
 
 
 def test_versions_are_told_once_each() -> None:
     table = Asked().table(changed(b"{}"))
-    view = table.attach([URL])
+    table.attach([URL])
     told = []
-    view.watch(URL, lambda: told.append(view.get(URL)))
+    table.watch(URL, lambda: told.append(table.get(URL)))
     for news in (changed(b"{}"), Fetched(URL, "same"), Fetched(URL, "failed"), Fetched(URL, "later"), changed(b"{1}"), changed(b"{1}"), changed(b"{}", OTHER)):
         table.take(news)
     assert told == [Document(b"{1}", version_of(b"{1}"))]
@@ -55,60 +56,81 @@ def test_versions_are_told_once_each() -> None:
 
 def test_a_watcher_that_fails_harms_nobody_else(caplog: pytest.LogCaptureFixture) -> None:
     table = Asked().table()
-    view = table.attach([URL])
+    table.attach([URL])
     told = []
 
     def bad() -> None:
         raise ValueError("a key")
 
-    view.watch(URL, bad)
-    view.watch(URL, lambda: told.append(1))
+    table.watch(URL, bad)
+    table.watch(URL, lambda: told.append(1))
     table.take(changed(b"{}"))
     assert told == [1] and "could not be taken over" in caplog.text
 
 
-def test_two_snapshots_are_told_and_the_one_before_is_forgotten() -> None:
+class Follower:
+    """A policy that follows a document."""
+
+    def __init__(self, table: DocumentTable, told: list[str], name: str) -> None:
+        self._told = told
+        self._name = name
+        table.watch(URL, self.changed)
+
+    def changed(self) -> None:
+        self._told.append(self._name)
+
+
+def test_policies_are_told_as_long_as_they_live_over_any_number_of_reloads() -> None:
     table = Asked().table()
-    told: list[int] = []
-    for number in range(3):
-        table.attach([URL]).watch(URL, lambda number=number: told.append(number))
-    table.take(changed(b"{}"))
-    assert told == [1, 2]
+    told: list[str] = []
+    table.attach([URL])
+    kept, gone = Follower(table, told, "kept"), Follower(table, told, "gone")
+    table.take(changed(b"{1}"))
+    assert told == ["kept", "gone"]
+    del gone
+    for _ in range(5):
+        table.attach([URL, OTHER])
+    table.take(changed(b"{2}"))
+    assert told == ["kept", "gone", "kept"] and kept
 
 
 def test_a_document_that_left_the_plan_is_forgotten_and_one_that_is_early_is_not() -> None:
-    table = Asked().table(changed(b"{}"))
+    asked = Asked()
+    table = asked.table(changed(b"{}"))
     table.attach([URL])
     table.take(changed(b"{2}", OTHER))
-    second = table.attach([OTHER])
-    assert second.get(URL) is None and second.get(OTHER) == Document(b"{2}", version_of(b"{2}"))
+    table.attach([OTHER])
+    assert table.get(URL) is None and table.get(OTHER) == Document(b"{2}", version_of(b"{2}"))
     # And it is no longer asked for.
-    second.want(URL)
-    third = table.attach([URL])
-    assert third.get(URL) is None
+    table.want(URL)
+    assert asked == []
+    table.attach([URL])
+    table.want(URL)
+    assert table.get(URL) is None and asked == [URL]
 
 
 def test_a_flood_of_wishes_is_one_question() -> None:
     asked = Asked()
-    view = asked.table(cooldown_s=0.3).attach([URL])
+    table = asked.table(cooldown_s=0.3)
+    table.attach([URL])
     for _ in range(10_000):
-        view.want(URL)
-    view.want("https://not.in.the.plan/")
+        table.want(URL)
+    table.want("https://not.in.the.plan/")
     assert asked == [URL]
     time.sleep(0.3)
-    view.want(URL)
+    table.want(URL)
     assert asked == [URL, URL]
 
 
 def test_waiting_for_the_first_version() -> None:
     async def body() -> None:
         table = Asked().table()
-        view = table.attach([URL])
-        many = [asyncio.create_task(view.arrival(URL, 5)) for _ in range(100)]
+        table.attach([URL])
+        many = [asyncio.create_task(table.arrival(URL, 5)) for _ in range(100)]
         await asyncio.sleep(0)
         table.take(changed(b"{}"))
         assert set(await asyncio.gather(*many)) == {Document(b"{}", version_of(b"{}"))}
-        assert await view.arrival(URL, 5) is not None
+        assert await table.arrival(URL, 5) is not None
 
     run(body)
 
@@ -116,25 +138,26 @@ def test_waiting_for_the_first_version() -> None:
 def test_nobody_waits_for_what_is_known_to_fail() -> None:
     async def body() -> None:
         table = Asked().table()
-        view = table.attach([URL])
-        waiting = asyncio.create_task(view.arrival(URL, 5))
+        table.attach([URL])
+        waiting = asyncio.create_task(table.arrival(URL, 5))
         await asyncio.sleep(0)
         table.take(Fetched(URL, "failed"))
         assert await waiting is None
         begun = time.monotonic()
-        assert await view.arrival(URL, 5) is None and await view.arrival("https://not.in.the.plan/", 5) is None
+        assert await table.arrival(URL, 5) is None and await table.arrival("https://not.in.the.plan/", 5) is None
         assert time.monotonic() - begun < 1
         table.take(changed(b"{}"))
-        assert await view.arrival(URL, 5) is not None
+        assert await table.arrival(URL, 5) is not None
 
     run(body)
 
 
 def test_waiting_has_an_end() -> None:
     async def body() -> None:
-        view = Asked().table().attach([URL])
+        table = Asked().table()
+        table.attach([URL])
         begun = time.monotonic()
-        assert await view.arrival(URL, 0.05) is None
+        assert await table.arrival(URL, 0.05) is None
         assert 0.04 < time.monotonic() - begun < 2
 
     run(body)
@@ -144,18 +167,18 @@ def test_waiting_has_an_end() -> None:
 def test_who_wanted_hears_of_any_end(outcome: str) -> None:
     async def body() -> None:
         table = Asked().table(changed(b"{}"))
-        view = table.attach([URL])
-        assert await view.arrival(URL, 5) is not None
-        view.want(URL)
-        waiting = asyncio.create_task(view.arrival(URL, 5))
+        table.attach([URL])
+        assert await table.arrival(URL, 5) is not None
+        table.want(URL)
+        waiting = asyncio.create_task(table.arrival(URL, 5))
         await asyncio.sleep(0.01)
         assert not waiting.done()
         table.take(changed(b"{2}") if outcome == "changed" else Fetched(URL, outcome))  # type: ignore[arg-type]
         found = await waiting
         assert found is not None and found.body == (b"{2}" if outcome == "changed" else b"{}")
         # Inside the cool-down nothing more is on its way, so nobody waits.
-        view.want(URL)
-        assert await asyncio.wait_for(view.arrival(URL, 60), 1) == found
+        table.want(URL)
+        assert await asyncio.wait_for(table.arrival(URL, 60), 1) == found
 
     run(body)
 
@@ -164,10 +187,11 @@ def test_an_answer_that_never_comes_is_not_waited_for_again_and_again(monkeypatc
     monkeypatch.setattr(module, "ANSWER_S", 0.05)
 
     async def body() -> None:
-        view = Asked().table(changed(b"{}")).attach([URL])
-        view.want(URL)
+        table = Asked().table(changed(b"{}"))
+        table.attach([URL])
+        table.want(URL)
         await asyncio.sleep(0.06)
-        assert await asyncio.wait_for(view.arrival(URL, 60), 1) is not None
+        assert await asyncio.wait_for(table.arrival(URL, 60), 1) is not None
 
     run(body)
 
@@ -175,8 +199,8 @@ def test_an_answer_that_never_comes_is_not_waited_for_again_and_again(monkeypatc
 def test_a_caller_that_leaves_takes_nothing_from_the_others() -> None:
     async def body() -> None:
         table = Asked().table()
-        view = table.attach([URL])
-        first, second = (asyncio.create_task(view.arrival(URL, 5)) for _ in range(2))
+        table.attach([URL])
+        first, second = (asyncio.create_task(table.arrival(URL, 5)) for _ in range(2))
         await asyncio.sleep(0)
         first.cancel()
         await asyncio.sleep(0)
@@ -189,7 +213,8 @@ def test_a_caller_that_leaves_takes_nothing_from_the_others() -> None:
 def test_closing_ends_all_waiting() -> None:
     async def body() -> None:
         table = Asked().table()
-        waiting = asyncio.create_task(table.attach([URL]).arrival(URL, 60))
+        table.attach([URL])
+        waiting = asyncio.create_task(table.arrival(URL, 60))
         await asyncio.sleep(0)
         table.close()
         assert await waiting is None

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+import agw
 from agw.runtime.compile import compile_plan
 from agw.runtime.plan import BackendRef, BindPlan, ClusterPlan, ListenerPlan, MatchPlan, Plan, RoutePlan
 from agw.runtime.plan_security import CallPlan, DocumentPlan
 from agw.runtime.snapshot import LabelIndex, Labels
 from agw.security.contract import CallError, SecurityHost
+from agw.shm.layout import DECISION_WORDS
 from agw.shm.reader import DECISION_POLICIES, DECISION_RESULTS, decision_name
 from agw.worker.caller import MAX_ANSWER, ClusterCaller
 from agw.worker.resolver import literal
-from agw.worker.security import WorkerSecurity
+from agw.worker.security import NAMED, SAID, WorkerSecurity
 from tests.kits.plane import Plane, refused_host, run
 from tests.peers.upstream import Blackhole, Peer, Upstream
 
@@ -198,6 +202,19 @@ def test_decisions_are_counted(caplog: pytest.LogCaptureFixture) -> None:
 
     run(body)
     assert len([record for record in caplog.records if record.message == "a decision without a counter"]) == 1
+
+
+def test_all_words_of_the_policies_are_counted() -> None:
+    """Literal arguments of `count` in the policies, and the words of authentication in each of its modes."""
+    said = {("jwt", word) for word in ("ok", "bad", "missing", "none", "ignored", "unavailable")}
+    for path in (Path(agw.__file__).parent / "security").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "count" and len(node.args) == 2:
+                what, result = (part.value if isinstance(part, ast.Constant) else None for part in node.args)
+                if isinstance(result, str):
+                    said.add((what if isinstance(what, str) else "jwt", result))
+    assert {(what, result) for what, result in said if (NAMED.get(what, what), SAID.get(result, result)) not in DECISION_WORDS} == set()
+    assert set(SAID.values()) <= set(DECISION_RESULTS) and set(NAMED.values()) <= set(DECISION_POLICIES)
 
 
 def test_tasks_run_are_reported_and_end_with_the_worker(caplog: pytest.LogCaptureFixture) -> None:
