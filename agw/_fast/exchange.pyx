@@ -585,7 +585,8 @@ cdef class Exchange(Client):
         if is_named(self.identity) and has_state(body, n):
             return 0
         gate = <Gate> self.route.gate
-        if gate is not None and gate.messages and not self.down.from_worker:
+        if gate is not None and gate.messages:
+            # Also what another worker passed on: it did so before it looked at the message.
             # What is judged by more than who calls what is judged in Python, and so is every name for the first time.
             licence = gate.licence(self.identity, body[e.name.off:e.name.off + e.name.len]) if self.rpc == RPC_CALL else None
             if licence is None:
