@@ -35,6 +35,7 @@ from agw.runtime.documents import COOLDOWN_S, Fetched, Outcome, shown, version_o
 from agw.runtime.plan import TlsClientPlan
 from agw.runtime.plan_security import DocumentPlan
 from agw.runtime.tls import TlsError, client_context
+from agw.security.ssrf import check_url, resolve_public
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,13 @@ MAX_ETAG = 512
 Tell = Callable[[Fetched], None]
 Guard = Callable[[str], Awaitable[str]]
 """A URL from outside to the IP address to connect to. Errors: ValueError, saying why there is none."""
+
+
+
+async def public_address(url: str) -> str:
+    """The guard of the helper: https to a public address only. Errors: ValueError (`agw.security.ssrf.Refused`)."""
+    return (await resolve_public(check_url(url).host))[0]
+
 
 RESULTS = ("changed", "same", "failed", "invalid")
 """How an attempt ends in the metric: a new content, the known one, no usable answer, an answer that is no JSON object."""

@@ -119,7 +119,7 @@ class Helper:
     async def _start(self) -> None:
         # References live on self: the servers must not be collected while the loop runs.
         source = MetricsSource(self._arena, labels=self._metric_labels, config=self._config_state, version=__version__, prefix=self._prefix,
-                               documents=self._document_numbers)
+                               documents=self._document_numbers, limits=self._arena.limit_counts)
         access = None if self._sockets.admin_auth is None else Access(self._sockets.admin_auth)
         self._admin = AdminServer(config_dump=lambda: self._document, arena=self._arena, stop=self._stop, log_level=self._level, access=access)
         self._stats = StatsServer(source)
@@ -142,9 +142,9 @@ class Helper:
         if self._fetcher is None:
             if not plans:
                 return
-            from agw.admin.documents import DocumentFetcher
+            from agw.admin.documents import DocumentFetcher, public_address
 
-            self._fetcher = DocumentFetcher(self._report, self._kept)
+            self._fetcher = DocumentFetcher(self._report, self._kept, guard=public_address)
             self._kept = []
         self._fetcher.adopt(plans)
 

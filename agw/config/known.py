@@ -36,8 +36,7 @@ KEYS = _table(
     FrontendPolicies="connect logging networkExtAuthz proxy proxyProtocol tcp tls tracing",
     DirectResponse="bodyExpression conditional",
     RoutePolicies=(
-        f"{_AUTH} {_UPSTREAM} a2a ai buffer delay localRateLimit mcpGuardrails "
-        "remoteRateLimit requestMirror retry"
+        f"{_AUTH} {_UPSTREAM} a2a ai buffer delay mcpGuardrails requestMirror retry"
     ),
     BackendPolicies=(
         f"{_UPSTREAM} a2a ai authorization extAuthz health http inferenceRouting mcpGuardrails "
@@ -45,6 +44,7 @@ KEYS = _table(
     ),
     TargetPolicies=f"{_UPSTREAM} http tcp",
     GatewayPolicies=_AUTH,
+    RemoteRateLimit="backend conditional policies service",
     RouteTarget="kind",
     PolicyTarget="listenerSet",
     BackendTarget="service",
@@ -68,6 +68,8 @@ VALUES = _table(
         "BindListener.protocol": "TLS TCP HBONE",
         "Bind.tunnelProtocol": "hboneWaypoint hboneGateway proxy connect",
         "Bind.mode": "internal",
+        "LocalRateLimit.type": "tokens",
+        "RateLimitDescriptor.type": "tokens",
         "ServerTls.mode": "dynamicCa",
     }
 )

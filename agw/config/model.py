@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 from agw.config.model_authn import ApiKeys, BasicAuth, JwtAuth, TokenIntrospection
 from agw.config.model_external import ExtAuthz, Oidc
+from agw.config.model_limits import RateLimitStore
 from agw.config.model_mcp import McpBackend, SimpleMcp
 from agw.config.model_policies import BackendPolicies, Cors, GatewayPolicies, RoutePolicies, TargetedPolicy
 from agw.config.model_process import FrontendPolicies, ProcessConfig
@@ -159,5 +160,6 @@ class Config(Model, frozen=True):
     backends: Annotated[list[NamedBackend], about("Backends that routes refer to by name.")] = []
     policies: Annotated[list[TargetedPolicy], about("Policies attached from outside.")] = []
     frontend_policies: Annotated[FrontendPolicies | None, about("Policies of all client connections.")] = None
+    rate_limit: Annotated[RateLimitStore | None, ours("Where limits are kept.")] = None
     mcp: Annotated[SimpleMcp | None, about("MCP servers at /mcp, without writing a route.")] = None
     binds: Annotated[list[Bind], about("The older form: ports with listeners and routes nested.")] = []

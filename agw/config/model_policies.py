@@ -8,6 +8,7 @@ import msgspec
 
 from agw.config.model_authn import ApiKeys, BasicAuth, JwtAuth, TokenIntrospection
 from agw.config.model_external import ExtAuthz, Oidc
+from agw.config.model_limits import LocalRateLimit, RemoteRateLimit
 from agw.config.model_mcp_auth import McpAuthentication
 from agw.config.model_rules import Csrf, RuleSet, Sources
 from agw.config.model_tls import BackendTls
@@ -102,13 +103,15 @@ class RoutePolicies(Model, frozen=True):
     token_introspection: Annotated[TokenIntrospection | None, ours("Authentication by opaque tokens, asking who issued them.")] = None
     basic_auth: Annotated[BasicAuth | None, about("Authentication by name and password.")] = None
     api_key: Annotated[ApiKeys | None, about("Authentication by keys.")] = None
-    mcp_authentication: Annotated[McpAuthentication | None, about("Authentication of MCP clients by an OAuth authorization server.")] = None
     oidc: Annotated[Oidc | None, about("Browser login at an OpenID provider.")] = None
     ext_authz: Annotated[ExtAuthz | None, about("Another service decides.")] = None
+    mcp_authentication: Annotated[McpAuthentication | None, about("Authentication of MCP clients by an OAuth authorization server.")] = None
     authorization: Annotated[RuleSet | None, about("Rules about requests: who may send what.")] = None
     mcp_authorization: Annotated[RuleSet | None, about("Rules about MCP: who may use, and see, which tool, prompt, resource or task.")] = None
     csrf: Annotated[Csrf | None, about("Refuse what other sites make a browser send.")] = None
     sources: Annotated[Sources | None, ours("Which client addresses may come.")] = None
+    local_rate_limit: Annotated[list[LocalRateLimit] | None, about("Limits that all workers of this gateway share.")] = None
+    remote_rate_limit: Annotated[RemoteRateLimit | None, about("A rate limit service that is asked.")] = None
     backend_tls: Annotated[BackendTls | None, about("TLS towards the backends.")] = msgspec.field(default=None, name="backendTLS")
 
 

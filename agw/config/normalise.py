@@ -24,6 +24,7 @@ from agw.config import values
 from agw.config.backends import Backends
 from agw.config.check import Context, MatchKey, Names, Ports, hostnames_meet
 from agw.config.clusters import Clusters
+from agw.config.limits import rate_store
 from agw.config.listeners import DEFAULT, Listener, Listeners
 from agw.config.mcp_auth import with_well_known
 from agw.config.mcp_backends import MCP_PATH, SSE_PATH
@@ -91,6 +92,7 @@ class _PlanBuilder:
             access_log=access_log_plan(config),
             network_rules=network_rules(self.context, config),
             documents=list(self.context.outside.documents.values()),
+            rate_store=rate_store(self.context, config.rate_limit, ("rateLimit",)),
             process=process,
         )
 

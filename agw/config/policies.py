@@ -20,6 +20,7 @@ from typing import Any
 
 from agw.config import authn, external, mcp_auth, rules, values
 from agw.config.check import Context, Names
+from agw.config.limits import local_limits, remote_limits
 from agw.config.model import Config, Gateway, GatewayListener
 from agw.config.model_policies import (
     Authority,
@@ -222,13 +223,15 @@ _CONVERSIONS: dict[str, tuple[str, str, Callable[[Context, Any, Path], Any]]] = 
     "token_introspection": ("tokenIntrospection", "introspection", authn.introspection_plan),
     "basic_auth": ("basicAuth", "basic", authn.basic_plan),
     "api_key": ("apiKey", "api_key", authn.api_key_plan),
-    "mcp_authentication": ("mcpAuthentication", "mcp_auth", mcp_auth.mcp_auth_plan),
     "oidc": ("oidc", "oidc", external.oidc),
     "ext_authz": ("extAuthz", "ext_authz", external.ext_authz),
+    "mcp_authentication": ("mcpAuthentication", "mcp_auth", mcp_auth.mcp_auth_plan),
     "authorization": ("authorization", "authorization", rules.http_rules),
     "mcp_authorization": ("mcpAuthorization", "mcp_authorization", rules.mcp_rules),
     "csrf": ("csrf", "csrf", rules.csrf_plan),
     "sources": ("sources", "sources", rules.sources_plan),
+    "local_rate_limit": ("localRateLimit", "limits", local_limits),
+    "remote_rate_limit": ("remoteRateLimit", "remote_limits", remote_limits),
     "backend_tls": ("backendTLS", TLS, client_tls),
 }
 _BACKEND_FIELDS = frozenset(BackendPolicies.__struct_fields__)

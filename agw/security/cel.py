@@ -109,8 +109,10 @@ class Expression:
         try:
             result = self._program.eval(activation)
             value = result.value()
-            if value is True or value is False:
-                return bool(value)
+            if value is True:
+                return True
+            if value is False:
+                return False
             if result.type().name() == "ERROR":
                 return EvaluationError(str(value))
         except Exception as error:  # the library raises RuntimeError for what it has no error value for

@@ -25,6 +25,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode
 MAX_TEXT: Final = 1_048_576
 """Characters of any text or JSON text that goes into or comes out of a function, and about octets of a value as JSON."""
 MAX_DEPTH: Final = 64
+_SHORT: Final = 4096
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -45,6 +46,8 @@ def safe(value: Any) -> Any:
 
     Errors: ValueError when it cannot be made so.
     """
+    if type(value) is str and len(value) < _SHORT and value.isascii():
+        return value
     left = MAX_TEXT
 
     def walk(item: Any, depth: int) -> Any:
@@ -67,7 +70,7 @@ def safe(value: Any) -> Any:
         if depth >= MAX_DEPTH:
             raise ValueError(f"the value is more than {MAX_DEPTH} levels deep")
         if isinstance(item, dict):
-            return {walk(str(name), depth): walk(member, depth + 1) for name, member in item.items()}
+            return {walk(name if type(name) is str else str(name), depth): walk(member, depth + 1) for name, member in item.items()}
         if isinstance(item, (list, tuple, set, frozenset)):
             return [walk(member, depth + 1) for member in item]
         raise ValueError("the value has no form in JSON")

@@ -65,6 +65,7 @@ UNAVAILABLE: Final = MappingProxyType(
         "variables": "name the ones that matter",
         "mapValues": "use map()",
         "filterKeys": "use filter()",
+        "merge": "name the fields that matter",
         "flatten": "name the fields that matter",
         "flattenRecursive": "name the fields that matter",
         "redacted": "header values are plain text here",

@@ -19,6 +19,9 @@ from agw.security.cel_functions import safe, strict_json
 from agw.security.cel_names import ENVIRONMENT, KINDS
 from agw.security.contract import McpFacts, Request
 
+ADDRESS = frozenset(("source.address", "source.rawAddress"))
+"""Variables that a gate which tells addresses apart shows again."""
+
 _MISSING: Any = object()
 _CLAIMS = ("jwt", "apiKey", "extauthz")
 _LABELS = {"proxy.bind": 0, "proxy.gateway": 1, "proxy.listener": 2, "proxy.route": 3}
@@ -95,13 +98,13 @@ class Facts:
             raise  # something is there, but no expression can use it
 
     def _value(self, name: str, wanted: frozenset[str] | None) -> Any:
-        if name in self.extra:
+        if self.extra and name in self.extra:
             return _narrowed(self.extra[name], wanted)
+        if name in _CLAIMS:
+            return _narrowed(self.claims.get(name) or {}, wanted)
         root, _, rest = name.partition(".")
         if root == "mcp":
             return self._mcp(rest, wanted)
-        if root in _CLAIMS:
-            return _narrowed(self.claims.get(root) or {}, wanted)
         if root == "request":
             return self._request(rest, wanted)
         if root == "source":
@@ -120,15 +123,15 @@ class Facts:
         mcp = self.mcp
         if mcp is None:
             return _MISSING
+        kind, _, field = name.partition(".")
+        if field == "name":
+            return safe(mcp.name) if kind == mcp.kind else _MISSING
         if name == "methodName":
             return _MISSING if self.listing else safe(mcp.method)
         if name == "sessionId":
             return safe(mcp.session) if mcp.session else _MISSING
-        kind, _, field = name.partition(".")
         if kind != mcp.kind:
             return _MISSING
-        if field == "name":
-            return safe(mcp.name)
         if field == "target":
             return safe(mcp.target)
         if self.listing:
@@ -159,7 +162,7 @@ class Facts:
 
 
 def _narrowed(value: Any, wanted: frozenset[str] | None) -> Any:
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):  # claims come from JSON
         return safe(value)
     return safe(value if wanted is None else {name: value[name] for name in wanted if name in value})
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from agw.runtime.plan_security import RulesPlan
 from agw.security.contract import AUTHORIZATION, Found, Refusal, Request, SecurityHost, Verdict
-from agw.security.facts import Facts, shows_peer
+from agw.security.facts import ADDRESS, Facts, shows_peer
 from agw.security.rules import RuleSet
-
-ADDRESS = frozenset(("source.address", "source.rawAddress"))
 
 
 class HttpRules:

@@ -16,7 +16,7 @@ neither hides nor refuses; the call itself is decided in full.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from agw.runtime.plan_security import RulePlan, RulesPlan
 from agw.security import cel
@@ -25,6 +25,11 @@ from agw.security.cel_names import KINDS
 from agw.security.facts import Facts
 
 _THINGS = tuple(f"mcp.{kind}" for kind in KINDS)
+_WORTH_IT = 2
+THINGS: Final = 4096
+"""Tools, prompts and the like for which a set remembers which rules can be true; when there are more, all are forgotten."""
+
+_VARYING = (".arguments", ".methodName", ".sessionId")
 _UNTOLD = ("mcp.tool.arguments", "mcp.methodName")
 
 
@@ -44,6 +49,15 @@ class Rule(NamedTuple):
     expression: Expression
 
 
+class _Part(NamedTuple):
+    """Rules to ask, and the variables and members they look at."""
+
+    deny: list[Rule]
+    allow: list[Rule]
+    names: frozenset[str]
+    members: dict[str, frozenset[str] | None]
+
+
 class RuleSet:
     """A compiled rule set. `on_error` is called with the index of a rule for every evaluation that gave no truth value.
 
@@ -59,15 +73,18 @@ class RuleSet:
         self.needs: frozenset[str] = frozenset().union(*(item.expression.needs for item in self.rules))
         self.names, self._members = cel.merged(item.expression for item in self.rules)
         self._on_error = on_error
+        self._all = _Part(self.deny, self.allow, self.names, self._members)
+        self._by_thing: dict[tuple[str, str, str], _Part] = {}
 
     def decide(self, facts: Facts) -> Decision:
         """What the rules say. Never raises."""
         if not self.rules:
             return _EMPTY
-        bound = cel.activation(self.phase, facts.data(self.names, self._members))
+        part = self._part(facts)
+        bound = cel.activation(self.phase, facts.data(part.names, part.members))
         kind = facts.mcp.kind if facts.mcp is not None else ""
         listing = facts.listing
-        for rule in self.deny:
+        for rule in part.deny:
             result = rule.expression.test(bound)
             if result is False:
                 continue
@@ -90,7 +107,7 @@ class RuleSet:
             return Decision(False, rule.number, "a require rule cannot be evaluated")
         if not self.allow:
             return _NOT_DENIED
-        for rule in self.allow:
+        for rule in part.allow:
             result = rule.expression.test(bound)
             if result is True:
                 return Decision(True, rule.number, "an allow rule is true")
@@ -106,6 +123,27 @@ class RuleSet:
         """What each rule gives by itself, for whoever wants to know why."""
         bound = cel.activation(self.phase, facts.data(self.names, self._members))
         return [item.expression.test(bound) for item in self.rules]
+
+    def _part(self, facts: Facts) -> _Part:
+        """The deny and allow rules that may be true for this thing: without those that its names alone make false.
+
+        What is false while everything else is unknown stays false: an unknown value is an error, which only `&&`, `||` and what is made of
+        them (`all`, `exists`) absorb, and only when the known side decides.
+        """
+        mcp = facts.mcp
+        if mcp is None or not mcp.kind or len(self.rules) < _WORTH_IT or "name" not in self.needs:
+            return self._all
+        thing = (mcp.kind, mcp.target, mcp.name)
+        part = self._by_thing.get(thing)
+        if part is None:
+            names = [name for name in self.names if name.startswith((f"mcp.{mcp.kind}.", "has_mcp.")) and not name.endswith(_VARYING)]
+            bound = cel.activation(self.phase, facts.data(names, {}))
+            deny, allow = ([rule for rule in rules if rule.expression.test(bound) is not False] for rules in (self.deny, self.allow))
+            part = _Part(deny, allow, *cel.merged(item.expression for item in (*deny, *self.require, *allow)))
+            if len(self._by_thing) >= THINGS:
+                self._by_thing.clear()
+            self._by_thing[thing] = part
+        return part
 
     def _failed(self, rule: Rule) -> None:
         if self._on_error is not None:

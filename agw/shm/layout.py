@@ -28,6 +28,7 @@ from agw._fast.arena import DECISION_SHAPE, GAUGE_COUNT, MCP_BYTES, SERIES_BYTES
 from agw._fast.forward import REASONS
 from agw._fast.methods import METHODS, RPC_METHODS
 from agw._fast.outcome import OUTCOMES, UPSTREAM_OUTCOMES
+from agw.shm.limits import SharedLimits
 from agw.shm.reader import DECISION_POLICIES, DECISION_RESULTS, McpSeries, RequestSeries, SlotView, TargetNumbers, UpstreamSeries, decision_name
 
 MAGIC = 0x6167772D61726E61
@@ -107,6 +108,8 @@ class Arena:
         self._header[H_SYNCHRONIZED] = 1
         self._header[H_MAGIC] = MAGIC
         self.slots_in_use = [self._slot(i) for i in range(slots)]
+        self.limits: SharedLimits | None = None
+        """The tables of limits; the supervisor makes them before it forks."""
 
     def _slot(self, index: int) -> Slot:
         base = PAGE + index * SLOT_BYTES
@@ -143,6 +146,10 @@ class Arena:
         """Supervisor only."""
         self._header[H_GENERATION] = generation
         self._header[H_SYNCHRONIZED] = int(synchronized)
+
+    def limit_counts(self) -> list[tuple[str, int, int, int, int]]:
+        """(name, admitted, refused, evictions, errors) of every limit."""
+        return [] if self.limits is None else self.limits.counts()
 
     def series(self, slot: int) -> Iterable[RequestSeries]:
         """See ArenaReader."""

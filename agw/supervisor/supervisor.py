@@ -17,7 +17,7 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import FrameType
 
 import msgspec
@@ -29,6 +29,7 @@ from agw.runtime.documents import Fetched
 from agw.runtime.plan import Plan, ProcessPlan
 from agw.runtime.snapshot import BindKey, LabelIndex, Labels, Snapshot
 from agw.shm import layout
+from agw.shm.limits import FILE_NAME, QuotaFileError, SharedLimits, make_limits
 from agw.supervisor.channel import Channel, ChannelClosed, Message
 from agw.supervisor.children import FATAL_CODES, Child, CrashLoop
 from agw.supervisor.keys import KeyFileError, SessionKeys, with_cookie_keys
@@ -71,6 +72,7 @@ class Supervisor:
         self._plan = with_cookie_keys(msgspec.structs.replace(loaded.plan, process=process), process.session_keys)
         self._snapshot: Snapshot = compile_plan(self._plan, 1, self._labels)
         self._arena = layout.Arena(workers)
+        self._arena.limits = shared_limits(self._plan, workers, os.environ)
         self._arena.publish(1, True)
         self._workers = [Child("worker", i) for i in range(workers)]
         self._helper = Child("helper", -1)
@@ -308,6 +310,8 @@ class Supervisor:
         if child.slot >= 0:
             slot = self._arena.slot(child.slot)
             slot.reset_live_gauges()
+            if self._arena.limits is not None:
+                self._arena.limits.release(child.slot)
             slot.set(layout.W_STATE, layout.EMPTY)
             slot.set(layout.W_PID, 0)
         if self._draining_until:
@@ -382,6 +386,10 @@ class Supervisor:
             log.warning("the config: section changed; it is read at start only, restart to apply it")
         if loaded.plan.access_log.enabled != self._plan.access_log.enabled:
             log.warning("frontendPolicies.accessLog.enabled is read at start only, restart to apply it")
+        if loaded.plan.rate_store.max_keys != self._plan.rate_store.max_keys or loaded.plan.rate_store.quota_file != self._plan.rate_store.quota_file:
+            log.warning("rateLimit.maxKeys and rateLimit.quotaFile are read at start only, restart to apply them")
+        if has_quotas(loaded.plan) and not has_quotas(self._plan) and self._arena.limits is not None and not self._arena.limits.lasting:
+            log.warning("the quota file is opened at start only; until then quotas end with this process")
         for problem in loaded.warnings:
             log.warning(str(problem))
         self._generation, self._plan, self._snapshot = generation, plan, snapshot
@@ -450,6 +458,29 @@ class Supervisor:
                     pass
         self._sockets.unlink()
         log.info("stopped", extra={"code": self._exit_code})
+
+
+def has_quotas(plan: Plan) -> bool:
+    """Has any route a quota?"""
+    return any(limit.kind == "quota" for route in plan.routes for limit in route.policies.limits)
+
+
+def shared_limits(plan: Plan, workers: int, environ: Mapping[str, str]) -> SharedLimits:
+    """The tables of limits. Quotas are kept in the configured file, else in the state directory once there are any.
+
+    Errors: SocketError when the configured file cannot be used.
+    """
+    store = plan.rate_store
+    state = environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    path = store.quota_file or (os.path.join(state, FILE_NAME) if state and has_quotas(plan) else "")
+    try:
+        return make_limits(store.max_keys, workers, path)
+    except QuotaFileError as error:
+        if store.quota_file:
+            raise SocketError(0, str(error)) from None
+        # A state directory that cannot be written to is no reason not to serve.
+        log.warning("quotas are not kept over restarts", extra={"cause": str(error)})
+        return make_limits(store.max_keys, workers)
 
 
 def check_access_log(plan: Plan) -> None:

@@ -127,8 +127,10 @@ class MetricsSource:
         version: str,
         prefix: str = "agw",
         documents: Callable[[], Mapping[str, Mapping[tuple[str, ...], Value]]] = no_documents,
+        limits: Callable[[], Iterable[tuple[str, int, int, int, int]]] = tuple,
     ) -> None:
         self.prefix = prefix
+        self._limits = limits
         self._arena = arena
         self._labels = labels
         self._config = config
@@ -143,6 +145,7 @@ class MetricsSource:
         requests = self._requests(slots, labels)
         mcp = self._mcp(slots, labels)
         targets = self._targets(slots, labels)
+        limits = list(self._limits())
         numbers = [(slot, self._arena.gauges(slot.index)) for slot in slots]
         documents = self._documents()
         process: dict[str, dict[tuple[str, ...], Value]] = {
@@ -159,6 +162,8 @@ class MetricsSource:
                 rows = _of_mcp(mcp, metric.source)
             elif metric.origin == "upstream":
                 rows = self._upstream(slots, labels)
+            elif metric.origin == "limit":
+                rows = _of_limits(limits, metric.source)
             elif metric.origin == "target":
                 rows = _of_targets(targets, metric.source)
             elif metric.origin == "worker":
@@ -289,6 +294,24 @@ def _decisions(slots: list[dict[str, int]]) -> dict[tuple[str, ...], Value]:
             if total:
                 sums[policy, result] = total
     return sums
+
+
+def _of_limits(limits: Iterable[tuple[str, int, int, int, int]], source: str) -> dict[tuple[str, ...], Value]:
+    """Sums by name: two limits may bear the same one."""
+    rows: dict[tuple[str, ...], Value] = {}
+
+    def count(key: tuple[str, ...], number: int) -> None:
+        before = rows.get(key, 0)
+        assert not isinstance(before, Distribution)
+        rows[key] = before + number
+
+    for name, admitted, refused, evictions, errors in limits:
+        if source == "decisions":
+            count((name, "admitted"), admitted)
+            count((name, "refused"), refused)
+        else:
+            count((name,), evictions if source == "evictions" else errors)
+    return rows
 
 
 ITEMS = ("tools", "prompts", "resources", "templates")

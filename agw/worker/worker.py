@@ -67,6 +67,7 @@ class Worker:
         self.lent = lent
         self.parent = parent
         self.slot = arena.slot(index)
+        self.limits = arena.limits.as_worker(index) if arena.limits is not None else None
         self.snapshot = snapshot
         self.labels = labels
         self.channel = channel
@@ -393,6 +394,9 @@ def main(
     slot = arena.slot(index)
     slot.reset_live_gauges()
     slot.recall_tools()
+    if arena.limits is not None:
+        # What its predecessor held, if nobody has taken it back yet.
+        arena.limits.release(index)
     slot.set(layout.W_PID, os.getpid())
     slot.set(layout.W_STARTED, time.monotonic_ns())
     slot.set(layout.W_HEARTBEAT, time.monotonic_ns())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gzip
 import logging
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -15,7 +17,7 @@ import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agw.admin.documents import MAX_FRESH_NS, STALE_NS, DocumentFetcher, Guard, Timing, freshness_ns
+from agw.admin.documents import MAX_FRESH_NS, STALE_NS, DocumentFetcher, Guard, Timing, freshness_ns, public_address
 from agw.runtime.documents import Fetched, shown, version_of
 from agw.runtime.plan_security import DocumentPlan
 from tests.kits.plane import refused_host
@@ -437,6 +439,19 @@ def test_the_guard_chooses_the_address() -> None:
         assert request.get(b"host") == [f"no.such.name.test:{port}".encode()]
 
 
+@pytest.mark.parametrize("url", ["http://{host}/", "https://{host}/", "https://localhost:{port}/", "https://[::1]:{port}/", "https://169.254.169.254/"])
+def test_the_guard_of_the_helper_lets_nothing_inside(url: str) -> None:
+    with Upstream(answering()) as server:
+
+        async def body(it: Fetching) -> None:
+            it.fetcher.adopt([DocumentPlan(url.format(host=server.host, port=server.host.rpartition(":")[2]), internal=False)])
+            await it.until(lambda: it.news)
+            assert it.outcomes == ["failed"]
+
+        run(body, guard=public_address)
+        assert server.peers == []
+
+
 def test_tls_trusts_what_the_plan_says() -> None:
     ca = Authority()
     with TlsUpstream(serving(ca.issue("idp.test", "localhost")), answering()) as server:
@@ -471,3 +486,8 @@ def test_tls_trusts_what_the_plan_says() -> None:
 )
 def test_urls_are_shown_without_secrets(url: str, seen: str) -> None:
     assert shown(url) == seen
+
+
+def test_who_fetches_nothing_does_not_load_the_client() -> None:
+    code = "import sys, agw.admin.helper, agw.supervisor.supervisor; sys.exit('httpx2' in sys.modules or 'agw.admin.documents' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

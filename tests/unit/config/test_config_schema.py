@@ -47,7 +47,9 @@ COUNTERPARTS = {
     "NamedBackend": "FullLocalBackend", "PolicyName": "ResourceName", "PolicyTarget": "PolicyTarget",
     "ProcessConfig": "RawConfig", "RequestRedirect": "RequestRedirect", "Route": "LocalAttachedRoute", "RuleSet": "RuleSet", "RuleEntry": "RuleSerde",
     "RouteBackend": "LocalRouteBackend", "RouteMatch": "RouteMatch", "RoutePolicies": "FilterOrPolicy",
-    "RouteTarget": "RouteName", "SimpleMcp": "LocalSimpleMcpConfig", "TargetPolicies": "SimpleLocalBackendPolicies",
+    "RateLimitDescriptor": "DescriptorEntry", "RemoteRateLimit": "LocalExplicitOrConditional_RemoteRateLimit",
+    "LocalRateLimit": "RateLimitSpec", "DescriptorPart": "KV", "RouteTarget": "RouteName", "SimpleMcp": "LocalSimpleMcpConfig",
+    "TargetPolicies": "SimpleLocalBackendPolicies",
     "TargetedPolicy": "LocalPolicy", "Timeout": "TimeoutPolicy", "UrlRewrite": "UrlRewrite",
 }  # fmt: skip
 

@@ -15,7 +15,7 @@ from grpclib.server import Server
 
 from agw.runtime.plan_security import ExtAuthzPlan
 from agw.security.contract import Found
-from agw.security.ext_authz import channel, make
+from agw.security.ext_authz import channel, factory
 from agw.security.ext_authz.messages import CHECK, CheckRequest, CheckResponse
 from tests.kits.external import FakeRequest, Host, compile_python, verdict_of
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agw.runtime.plan_security import CsrfPlan, RulePlan, RulesPlan, SourcesPlan
-from agw.security import csrf, http_rules, sources
+from agw.security import csrf, http_rules, network_rules, sources
 from agw.security.contract import AUTHORIZATION, Found, Headers, Refusal
 
 
@@ -197,3 +197,36 @@ def test_many_blocks_cost_no_more_than_few_and_memory_is_bounded() -> None:
     assert time.process_time() - started < 2, "16,384 addresses against 10,000 blocks"
     assert len(made._known) <= sources.CACHED
     assert not made.admits(b"10.99.99.1")
+
+
+# ---------------------------------------------------------------------------------------------------------- network
+
+
+def network(*texts: str) -> tuple[network_rules.NetworkRules, Host]:
+    host = Host()
+    return network_rules.NetworkRules(RulesPlan("network", [RulePlan(text) for text in texts]), host), host  # type: ignore[arg-type]
+
+
+def test_connections_are_decided_by_address_port_and_certificate() -> None:
+    made, host = network('cidr("10.0.0.0/8").containsIP(source.address)')
+    assert [made.admits(address) for address in ("10.1.1.1", "11.1.1.1", "")] == [True, False, False]
+    assert not made.needs_certificate
+    assert host.counted == [("networkAuthorization", "denied"), ("networkAuthorization", "error"), ("networkAuthorization", "denied")]
+    made, _ = network("source.port < 1024")
+    assert (made.admits("1.1.1.1", 80), made.admits("1.1.1.1", 8080), made.needs_certificate) == (True, False, False)
+    made, _ = network('has(source.spiffeId) && source.identity.trustDomain == "td"')
+    assert made.needs_certificate
+    assert made.admits("1.1.1.1", 1, {"spiffeId": "spiffe://td/ns/n/sa/s"})
+    assert not made.admits("1.1.1.1", 1, {"spiffeId": ""})
+    assert not made.admits("1.1.1.1", 1)
+
+
+def test_decisions_by_address_are_remembered_within_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network_rules, "CACHED", 8)
+    made, host = network('source.address == "1.1.1.1"')
+    assert not made.admits("2.2.2.2")
+    assert not made.admits("2.2.2.2")
+    assert host.counted == [("networkAuthorization", "denied")] * 2
+    for number in range(50):
+        made.admits(f"3.3.3.{number}")
+    assert len(made._known) <= 8

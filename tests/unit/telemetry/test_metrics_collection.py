@@ -63,11 +63,13 @@ DOCUMENTS = {
     "ages": {("https://idp/jwks",): 12.5},
     "fetches": {("https://idp/jwks", "changed"): 3, ("https://idp/jwks", "failed"): 1},
 }
+LIMITS = [("per user", 7, 3, 2, 1), ("per user", 1, 0, 0, 0), ("other", 5, 0, 0, 0)]
 
 
 def source_over(arena: MemoryArena, labels: Labels | None = None) -> MetricsSource:
     known = labels or Labels({}, {})
     return MetricsSource(arena, labels=lambda: known, config=lambda: ConfigState(True, 2), version="9.9", documents=lambda: DOCUMENTS)
+    return MetricsSource(arena, labels=lambda: known, config=lambda: ConfigState(True, 2), version="9.9", limits=lambda: LIMITS)
 
 
 def row(route: int, backend: int, *, count: int = 1, bucket: int = 0, status: int = 200) -> RequestSeries:
@@ -253,6 +255,17 @@ def test_our_text_says_what_prometheus_client_says(openmetrics: bool) -> None:
     reference: bytes = generate(registry)
     ours = render(source.read(), prefix="agw", openmetrics=openmetrics)
     assert samples(ours, openmetrics=openmetrics) == samples(reference, openmetrics=openmetrics)
+
+
+def test_limits_are_summed_by_name() -> None:
+    values, _ = samples(render(source_over(MemoryArena(1)).read(), prefix="x", openmetrics=False), openmetrics=False)
+    found = {(name, *(v for _, v in sorted(labels))): value for (name, labels), value in values.items() if "rate_limit" in name}
+    assert found == {
+        ("x_rate_limit_decisions_total", "per user", "admitted"): 8, ("x_rate_limit_decisions_total", "per user", "refused"): 3,
+        ("x_rate_limit_decisions_total", "other", "admitted"): 5, ("x_rate_limit_decisions_total", "other", "refused"): 0,
+        ("x_rate_limit_evictions_total", "per user"): 2, ("x_rate_limit_evictions_total", "other"): 0,
+        ("x_rate_limit_store_errors_total", "per user"): 1, ("x_rate_limit_store_errors_total", "other"): 0,
+    }  # fmt: skip
 
 
 def test_every_metric_of_the_table_is_exposed_and_nothing_else() -> None:
