@@ -246,3 +246,13 @@ cdef bint may_relay(CallTable table, const char* p, size_t n) noexcept nogil:
     # Is there certainly nothing in this result that has to be rewritten? (federation.rewrite.needs, the other way round)
     return memmem(p, n, b"uri", 3) == NULL and memmem(p, n, b"esource", 7) == NULL and memmem(p, n, b"taskId", 6) == NULL \
         and memmem(p, n, b"\\u", 2) == NULL
+
+
+cdef bint has_state(const char* p, size_t n) noexcept nogil:
+    # May a request bring back a state that is sealed for its caller?
+    return memmem(p, n, b"requestState", 12) != NULL
+
+
+cdef bint is_for_anybody(const char* p, size_t n) noexcept nogil:
+    # Is there certainly nothing in this result that is to be bound to its caller: a task's id, a state?
+    return memmem(p, n, b"taskId", 6) == NULL and memmem(p, n, b"requestState", 12) == NULL and memmem(p, n, b"\\u", 2) == NULL

@@ -21,7 +21,7 @@ from email.utils import formatdate
 
 from agw._fast.accesslog cimport AccessLog, Record, spread
 from agw._fast.arena cimport G_EXCHANGES, G_IN_FLIGHT, G_RELAY_PAUSES, G_RETRIES, Slot
-from agw._fast.calls cimport CallSession, CallTable, Way, answers, find_way, may_relay
+from agw._fast.calls cimport CallSession, CallTable, Way, answers, find_way, has_state, is_for_anybody, may_relay
 from agw._fast.forward cimport (E_BAD_PATH, E_BODY_CUT, E_CLIENT_GONE, E_CLOSED, E_CONNECT, E_CONNECT_TIMEOUT, E_DNS, E_INTERNAL,
                                 E_JSON, E_METHOD, E_NO_BACKEND, E_NO_LISTENER, E_NO_ROUTE, E_MISDIRECTED, E_PROTOCOL,
                                 E_QUEUE_FULL, E_QUEUE_TIMEOUT, E_RATE, E_REQUEST_TIMEOUT, E_RESET, E_RESPONSE_TIMEOUT, E_TLS, E_TOO_LARGE, E_UPGRADE,
@@ -56,7 +56,14 @@ cdef enum:
     RPC_RESPONSE = 2
     RPC_GET = 3
     RPC_DELETE = 4
+    RPC_LIST = 9
     RPC_CALL = 10
+
+
+cdef inline bint is_named(Identity who) noexcept:
+    # Is there somebody whom states and tasks belong to?
+    return who is not None and PyBytes_GET_SIZE(who.key) != 0
+
 
 cdef bytes MODERN_FIELDS = b',"mcp.era":"modern","mcp.protocol.version":"2026-07-28"'
 
@@ -575,8 +582,11 @@ cdef class Exchange(Client):
             return 0
         if found and (<CallSession> found[0]).principal != (self.identity.key if self.identity is not None else b""):
             return 0
+        if is_named(self.identity) and has_state(body, n):
+            return 0
         gate = <Gate> self.route.gate
-        if gate is not None and gate.messages and not self.down.from_worker:
+        if gate is not None and gate.messages:
+            # Also what another worker passed on: it did so before it looked at the message.
             # What is judged by more than who calls what is judged in Python, and so is every name for the first time.
             licence = gate.licence(self.identity, body[e.name.off:e.name.off + e.name.len]) if self.rpc == RPC_CALL else None
             if licence is None:
@@ -912,6 +922,8 @@ cdef class Exchange(Client):
         cdef uint32_t i
         cdef bint typed = False
         cdef bint watched = (<CallTable> self.served.table).watched
+        # What a result says of tasks and states is the caller's own, where callers have names. Lists hold neither.
+        cdef bint owned = self.rpc != RPC_LIST and is_named(self.identity)
         cdef size_t size
         cdef const char* ident = self.meta.p + self.meta.off + self.method_len + self.host_len + self.path_log_len
         if h.status != 200 or h.framing != FRAMING_LENGTH or n == 0 or h.flags & F_EVENT_STREAM:
@@ -924,14 +936,14 @@ cdef class Exchange(Client):
         size = <size_t> h.content_length
         if n < size:
             # The rest is relayed as it comes; what it answers is to be seen at once.
-            return not watched and answers(rest, n, ident, self.id_len)
+            return not watched and not owned and answers(rest, n, ident, self.id_len)
         if size <= WHOLE:
             if envelope_scan(rest, <uint32_t> size, &e, 64) < 0 or e.kind != KIND_RESPONSE or e.id.len != self.id_len \
                     or memcmp(rest + e.id.off, ident, self.id_len) != 0:
                 return False
         elif not answers(rest, size, ident, self.id_len) or rest[size - 1] != b"}":
             return False
-        return not watched or may_relay(<CallTable> self.served.table, rest, size)
+        return (not watched or may_relay(<CallTable> self.served.table, rest, size)) and (not owned or is_for_anybody(rest, size))
 
     cdef int respond(self, Head* h, const char* buf, const char* rest, size_t n) except -1:
         cdef Out o

@@ -110,7 +110,7 @@ class McpService:
         """A new plan: targets that stay are kept with what is known of them, sessions go on, and everybody hears of it."""
         before = self.farm
         old = self.view
-        if endpoint.identity == self.endpoint.identity:
+        if endpoint.identity == self.endpoint.identity and endpoint.credentials == self.endpoint.credentials:
             # The same backend in a new snapshot; its clusters are the same objects too.
             self.endpoint = endpoint
             self.ways.lend(endpoint)
@@ -300,7 +300,7 @@ class McpService:
 
     def forwarded(self, call: Call) -> list[tuple[bytes, bytes]]:
         """The caller's header fields that may go to targets: without those that proved to the gateway who he is."""
-        own = () if call.gate is None else call.gate.headers
+        own = self.endpoint.credentials
         return [field for field in passing(call.headers) if field[0] not in own]
 
     # ------------------------------------------------------------------------------------------ sessions

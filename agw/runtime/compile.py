@@ -137,8 +137,9 @@ def direct(plan: DirectResponsePlan | None) -> tuple[int, bytes, bytes] | None:
     return plan.status, plan.body.encode(), lines
 
 
-def service_choice(ref: BackendRef, endpoint: McpEndpoint) -> Choice:
+def service_choice(ref: BackendRef, endpoint: McpEndpoint, policies: PolicyPlan) -> Choice:
     """A weighted choice whose requests the backend's service answers."""
+    endpoint.credentials |= {name.encode() for name in taken_off(policies, ref.policies or PolicyPlan())}
     choice = Choice(
         None, ref.weight, request_edits=None, response_edits=None, host=None, host_mode=0, host_part=None, path=None, path_prefix=None, redirect=None,
         response_timeout_ns=0, service=endpoint,
@@ -233,7 +234,8 @@ def compile_route(
         key,
         log_fragment(listener.gateway, listener.name, route.rule, route.name),
         [
-            service_choice(ref, endpoints[ref.mcp]) if ref.mcp >= 0 else choice(ref, plan.clusters[ref.cluster], clusters[ref.cluster], policies, scheme)
+            service_choice(ref, endpoints[ref.mcp], policies) if ref.mcp >= 0
+            else choice(ref, plan.clusters[ref.cluster], clusters[ref.cluster], policies, scheme)
             for ref in route.backends
         ],
         cors=cors(policies.cors),

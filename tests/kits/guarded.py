@@ -36,7 +36,9 @@ from tests.kits.plane import Plane, run
 from tests.peers.mcp_client import Endpoint
 from tests.peers.mcp_server import McpServer
 
-POLICIES = PolicyPlan(jwt=JwtPlan([JwtProviderPlan("i")]), mcp_authorization=RulesPlan("mcp", [RulePlan("true")]))
+NAMED = PolicyPlan(jwt=JwtPlan([JwtProviderPlan("i")]))
+"""Callers have names, and nothing is asked about their messages: known ones go the compiled way."""
+JUDGED = PolicyPlan(jwt=JwtPlan([JwtProviderPlan("i")]), mcp_authorization=RulesPlan("mcp", [RulePlan("true")]))
 HIDDEN = Refusal(403, AUTHORIZATION, b"no", "a rule")
 LIMITED = Refusal(429, RATE_LIMIT, b"Too many requests", "a limit", b"Retry-After: 7\r\n", code=-32029)
 
@@ -83,13 +85,13 @@ class Rules:
 class House:
     """The gateway."""
 
-    def __init__(self, plane: Plane, backends: dict[str, list[McpServer]], options: dict[str, Any]) -> None:
+    def __init__(self, plane: Plane, backends: dict[str, list[McpServer]], policies: PolicyPlan, options: dict[str, Any]) -> None:
         self.rules = Rules()
         servers = list(dict.fromkeys(server for targets in backends.values() for server in targets))
         plan = Plan(
             binds=[BindPlan("b", 0, "127.0.0.1", [ListenerPlan("l", "g", "", list(range(len(backends))))])],
             routes=[
-                RoutePlan(path.strip("/"), "", [], [MatchPlan("prefix", path)], [BackendRef(servers.index(targets[0]), mcp=number)], POLICIES)
+                RoutePlan(path.strip("/"), "", [], [MatchPlan("prefix", path)], [BackendRef(servers.index(targets[0]), mcp=number)], policies)
                 for number, (path, targets) in enumerate(backends.items())],
             clusters=[ClusterPlan(s.offer.name, host="127.0.0.1", port=s.port, authority=f"127.0.0.1:{s.port}", path="/mcp") for s in servers],
             mcp=[
@@ -141,11 +143,11 @@ class As(Endpoint):
         return super().connect(method, body, {**own, **(headers or {})})
 
 
-def guarded(body: Callable[[House], None], backends: dict[str, list[McpServer]], **options: Any) -> None:
+def guarded(body: Callable[[House], None], backends: dict[str, list[McpServer]], policies: PolicyPlan = JUDGED, **options: Any) -> None:
     """Run a test; `options` are fields of the backends' plans."""
 
     async def whole(plane: Plane) -> None:
-        house = House(plane, backends, options)
+        house = House(plane, backends, policies, options)
         try:
             await asyncio.to_thread(body, house)
         finally:

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from agw.runtime.plan import PolicyPlan
 from tests.kits.gateway import wait_until
-from tests.kits.guarded import House, guarded
+from tests.kits.guarded import JUDGED, NAMED, House, guarded
 from tests.peers.mcp_client import Session, call
 from tests.peers.mcp_script import Offer
 from tests.peers.mcp_server import McpServer
@@ -26,8 +27,9 @@ def server() -> Iterator[Callable[..., McpServer]]:
         yield lambda name="a", **more: stack.enter_context(McpServer(Offer(name=name, tools=["echo", "ask", "task"], **more)))
 
 
+@pytest.mark.parametrize("policies", [JUDGED, NAMED], ids=["judged", "named"])
 @pytest.mark.parametrize("other", ["eve", "", "alicf"])
-def test_a_session_is_its_principals(server: Callable[..., McpServer], other: str) -> None:
+def test_a_session_is_its_principals(server: Callable[..., McpServer], other: str, policies: PolicyPlan) -> None:
     def body(house: House) -> None:
         alice = Session(house.at("/one", "alice"))
         stranger = house.at("/one", other)
@@ -42,7 +44,7 @@ def test_a_session_is_its_principals(server: Callable[..., McpServer], other: st
         fresh = house.at("/one", "alice more scopes")
         assert fresh.post(PING, alice.headers).status == 200, "another token of the same principal is the same principal"
 
-    guarded(body, {"/one": [server()]})
+    guarded(body, {"/one": [server()]}, policies)
 
 
 def test_nobodys_session_is_not_for_somebody(server: Callable[..., McpServer]) -> None:
@@ -65,7 +67,7 @@ def test_a_relayed_call_is_its_principals_too(server: Callable[..., McpServer]) 
         assert len(a.requests("tools/call")) == came
 
     a = server()
-    guarded(body, {"/one": [a]})
+    guarded(body, {"/one": [a]}, NAMED)
 
 
 def test_event_ids_are_the_sessions_own(server: Callable[..., McpServer]) -> None:
@@ -84,10 +86,14 @@ def test_event_ids_are_the_sessions_own(server: Callable[..., McpServer]) -> Non
     guarded(body, {"/one": [server(prime=True)]})
 
 
+@pytest.mark.parametrize("policies", [JUDGED, NAMED], ids=["judged", "named"])
 @pytest.mark.parametrize(("era", "path"), [("modern", "/one"), ("modern", "/two"), ("legacy", "/one"), ("legacy", "/two")])
-def test_a_request_state_is_its_callers(server: Callable[..., McpServer], era: str, path: str) -> None:
+def test_a_request_state_is_its_callers(server: Callable[..., McpServer], era: str, path: str, policies: PolicyPlan) -> None:
     def body(house: House) -> None:
         tool = "ask" if path == "/one" else "a_ask"
+        house.at(path, "alice").modern("tools/list")
+        for _ in range(3):
+            assert house.at(path, "alice").modern("tools/call", call(tool.replace("ask", "echo"))).status == 200
 
         def begin(who: str) -> Any:
             asked = house.at(path, who).modern("tools/call", call(tool, ELICIT), capabilities=CLIENT).result
@@ -112,14 +118,17 @@ def test_a_request_state_is_its_callers(server: Callable[..., McpServer], era: s
             assert json.loads(done.text)["state"] == "state of a", "the target gets its own state back"
 
     a, b = server(era=era), server("b", era=era)
-    guarded(body, {"/one": [a], "/two": [a, b]})
+    guarded(body, {"/one": [a], "/two": [a, b]}, policies)
 
 
+@pytest.mark.parametrize("policies", [JUDGED, NAMED], ids=["judged", "named"])
 @pytest.mark.parametrize("path", ["/one", "/two"])
-def test_a_task_is_its_callers(server: Callable[..., McpServer], path: str) -> None:
+def test_a_task_is_its_callers(server: Callable[..., McpServer], path: str, policies: PolicyPlan) -> None:
     def body(house: House) -> None:
         tool = "task" if path == "/one" else "a_task"
         alice, again, eve = (Session(house.at(path, who)) for who in ("alice", "alice", "eve"))
+        for _ in range(3):
+            alice.request("tools/call", {**call(tool), "task": {}})
         made = alice.request("tools/call", {**call(tool), "task": {}}).result["task"]["taskId"]
         assert made != "t-1"
         assert "t-1" in made, "it is signed, not hidden"
@@ -132,6 +141,8 @@ def test_a_task_is_its_callers(server: Callable[..., McpServer], path: str) -> N
                 assert eve.request(method, {"taskId": ident}).error == {"code": -32602, "message": "Unknown task"}
         assert len(a.requests("tasks/get")) == came
         assert a.requests("tasks/get")[-1]["params"]["taskId"] == "t-1"
+        if policies is NAMED:
+            return
         house.rules.hidden.add(("alice", "task", "t-1"))
         assert alice.request("tasks/get", {"taskId": made}).error["message"] == "Unknown task"
         assert alice.request("tasks/list").result["tasks"] == []
@@ -140,7 +151,7 @@ def test_a_task_is_its_callers(server: Callable[..., McpServer], path: str) -> N
     a, b = server(capabilities=capabilities), server("b", capabilities={"tools": {}})
     task = {"taskId": "t-1", "status": "working"}
     a.offer.answers.update({"task": {"task": task}, "tasks/get": task, "tasks/list": {"tasks": [task]}, "tasks/result": {"content": []}, "tasks/cancel": task})
-    guarded(body, {"/one": [a], "/two": [a, b]})
+    guarded(body, {"/one": [a], "/two": [a, b]}, policies)
 
 
 def test_without_principals_task_ids_stay_as_they_are(server: Callable[..., McpServer]) -> None:
@@ -165,9 +176,10 @@ def test_stateless_callers_share_nothing(server: Callable[..., McpServer]) -> No
     guarded(body, {"/one": [a]}, stateful=False)
 
 
+@pytest.mark.parametrize("policies", [JUDGED, NAMED], ids=["judged", "named"])
 @pytest.mark.parametrize("path", ["/one", "/two"])
 @pytest.mark.parametrize("era", ["legacy", "modern"])
-def test_the_callers_token_goes_nowhere(server: Callable[..., McpServer], path: str, era: str) -> None:
+def test_the_callers_token_goes_nowhere(server: Callable[..., McpServer], path: str, era: str, policies: PolicyPlan) -> None:
     def body(house: House) -> None:
         tool = "echo" if path == "/one" else "a_echo"
         at = house.at(path, "alice")
@@ -182,7 +194,7 @@ def test_the_callers_token_goes_nowhere(server: Callable[..., McpServer], path: 
         assert not [seen for seen in a.seen if "authorization" in dict(seen.headers)]
 
     a, b = server(era=era), server("b", era=era)
-    guarded(body, {"/one": [a], "/two": [a, b]})
+    guarded(body, {"/one": [a], "/two": [a, b]}, policies)
 
 
 # ------------------------------------------------------------------------------------------------------ a target's 401
