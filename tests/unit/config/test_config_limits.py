@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agw.config import ConfigErrors, load_bytes
+from agw.config import ConfigErrors, load_bytes, redacted
 from agw.runtime.plan import Plan
 from agw.runtime.plan_security import DescriptorEntry, DescriptorPlan, LimitPlan, RateStorePlan, RemoteLimitPlan
 
@@ -114,3 +114,9 @@ def test_what_is_no_store(item: str, said: str) -> None:
     found = problems("{}", f"rateLimit: {item}\n")
     assert found[0].startswith(said)
     assert "geheim" not in found[0]
+
+
+def test_the_password_of_the_store_is_not_shown() -> None:
+    text = f"rateLimit: {{store: redis, url: 'redis://user:geh@eim@cache.example:6379/0'}}\n{HEAD}"
+    shown = redacted(load_bytes(text.encode(), "c.yaml", {}).document)
+    assert shown["rateLimit"]["url"] == "redis://user:<redacted>@cache.example:6379/0"
