@@ -1,6 +1,6 @@
 # MCP requests that need no Python code: which session, which target, under which name. See calls.pyi.
 
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport uint64_t, int64_t, uint32_t
 
 from agw._fast.http1 cimport Head
 from agw._fast.jsonrpc cimport Envelope
@@ -15,6 +15,7 @@ cdef class CallSession:
     cdef readonly bytes log_fields  # what the access log says of its requests
 
 cdef class CallTable:
+    cdef readonly uint64_t stamp    # another one whenever a name may lead elsewhere than before
     cdef readonly dict sessions     # id -> CallSession
     cdef readonly dict tools        # public name between its quotes -> (target, own name there)
     cdef readonly list modern       # by target: Choice, or None

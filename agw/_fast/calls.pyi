@@ -77,5 +77,8 @@ class CallTable:
         """
     def learn_host(self, host: bytes) -> None:
         """A value of Host passed the guard."""
+    @property
+    def stamp(self) -> int:
+        """Another one whenever a name may lead elsewhere than before; licences (`gate.License`) bear it."""
     def forget_tools(self) -> None:
         """Names may lead elsewhere now."""

@@ -6,7 +6,7 @@
 # - everything it knows was put here by that code after it had judged the same thing once;
 # - it opens nothing and sends nothing.
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 
@@ -26,6 +26,16 @@ cdef enum:
     MAX_HOSTS = 256
 
 
+cdef uint64_t stamps = 0
+
+
+cdef uint64_t next_stamp() noexcept:
+    # Of all tables of this process: no licence of one is good in another.
+    global stamps
+    stamps += 1
+    return stamps
+
+
 cdef class CallSession:
     def __init__(self, list choices not None, bytes version not None, bytes log_fields=b"", bytes principal=b""):
         self.principal = principal
@@ -43,11 +53,14 @@ cdef class CallTable:
         self.hosts = set() if guarded else None
         self.plain = plain
         self.watched = watched
+        self.stamp = next_stamp()
 
     def learn_tool(self, bytes public not None, uint32_t target, bytes own not None, bint modern):
         place = self.tools.get(public)
         if place == (target, own, True):
             return
+        if place is not None:
+            self.stamp = next_stamp()
         if len(self.tools) >= MAX_NAMES:
             self.tools.clear()
         self.tools[public] = (target, own, modern)
@@ -58,6 +71,7 @@ cdef class CallTable:
 
     def forget_tools(self):
         self.tools.clear()
+        self.stamp = next_stamp()
 
 
 cdef inline bint is_value(const char* buf, const Header* f, const char* text, uint32_t n) noexcept nogil:

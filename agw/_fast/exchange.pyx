@@ -589,7 +589,7 @@ cdef class Exchange(Client):
             # Also what another worker passed on: it did so before it looked at the message.
             # What is judged by more than who calls what is judged in Python, and so is every name for the first time.
             licence = gate.licence(self.identity, body[e.name.off:e.name.off + e.name.len]) if self.rpc == RPC_CALL else None
-            if licence is None:
+            if licence is None or licence.stamp != table.stamp:
                 return 0
             if licence.charges and not self.charge(licence):
                 return -2

@@ -15,6 +15,7 @@ cdef int give_back(list charges) except -1
 
 cdef class License:
     cdef readonly tuple charges         # of Charge
+    cdef readonly uint64_t stamp        # of the call table whose names were judged; 0: not about names
 
 cdef class Identity:
     cdef readonly bytes key             # b"": nobody

@@ -37,7 +37,10 @@ class Charge:
 class License:
     """What an admitted request or message is charged for."""
 
-    def __init__(self, charges: Iterable[Charge] = ()) -> None: ...
+    def __init__(self, charges: Iterable[Charge] = (), stamp: int = 0) -> None:
+        """`stamp`: of the call table whose names were judged (`calls.CallTable.stamp`)."""
+    @property
+    def stamp(self) -> int: ...
     @property
     def charges(self) -> tuple[Charge, ...]: ...
 

@@ -41,7 +41,8 @@ cdef int give_back(list charges) except -1:
 
 
 cdef class License:
-    def __init__(self, charges=()):
+    def __init__(self, charges=(), uint64_t stamp=0):
+        self.stamp = stamp
         self.charges = tuple(charges)
         for charge in self.charges:
             if not isinstance(charge, Charge):

@@ -95,8 +95,11 @@ class Conversation(ABC):
             raise errors.RpcError(errors.INVALID_PARAMS, f"params.{key} must be a string", status=400)
         if rule.route == "tool":
             target, inner = await view.tool(self, name)
-            self._admit(method, "tool", target, inner, name, errors.unknown_tool(name), parts.get("arguments"))
-            view.service.ways.learn_tool(view, name, target, inner, modern=self.names_for_all)
+            facts = self._admit(method, "tool", target, inner, name, errors.unknown_tool(name), parts.get("arguments"))
+            ways = view.service.ways
+            ways.learn_tool(view, name, target, inner, modern=self.names_for_all)
+            if facts is not None and view is ways.view:
+                facts[0].learn(facts[1], ways.table.stamp)
         elif rule.route == "prompt":
             target, inner = await view.prompt(self, name)
             self._admit(method, "prompt", target, inner, name, errors.unknown_prompt(name), parts.get("arguments"))
@@ -121,12 +124,15 @@ class Conversation(ABC):
 
     def _admit(
         self, method: str, kind: str, target: Target, name: str, public: str, unknown: errors.RpcError, arguments: msgspec.Raw | None = None
-    ) -> None:
-        """Let a message about something named pass. Errors: `unknown` for what is hidden, or what the caller may do about it."""
+    ) -> tuple[guarding.Warrant, McpFacts] | None:
+        """Let a message about something named pass; by whose rights, unless nobody judges. Errors: `unknown` for what is hidden, or what
+        the caller may do about it."""
         warrant = guarding.current()
-        if warrant is not None:
-            raw = None if arguments is None else bytes(arguments)
-            warrant.admit(McpFacts(method, kind, target.name, name, public, self.session_name, raw), unknown)
+        if warrant is None:
+            return None
+        facts = McpFacts(method, kind, target.name, name, public, self.session_name, None if arguments is None else bytes(arguments))
+        warrant.admit(facts, unknown)
+        return warrant, facts
 
     async def _ask(
         self, target: Target, method: str, params: bytes | None, ident: bytes, sink: Sink | None, headers: Headers, tool: str | None = None

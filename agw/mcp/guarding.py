@@ -26,7 +26,7 @@ from agw.mcp.federation.drain import KindName
 from agw.security.contract import AUTHORIZATION, McpFacts, Refusal
 
 if TYPE_CHECKING:
-    from agw._fast.gate import Identity
+    from agw._fast.gate import Identity, License
 
 SINGULAR: dict[KindName, str] = {"tools": "tool", "prompts": "prompt", "resources": "resource", "templates": "resource"}
 """What rules call an item of a list."""
@@ -42,6 +42,8 @@ class Keeper(Protocol):
         """May the caller know of it? Nothing is charged."""
     def judge(self, identity: Identity, facts: McpFacts, call: Call) -> Refusal | None:
         """Rules, then limits; AUTHORIZATION as reason of a rule's refusal. A message about nothing named has `kind` ""."""
+    def licence(self, identity: Identity, facts: McpFacts, call: Call, stamp: int) -> License | None:
+        """What such calls are charged for when they need not be judged again; None when they must be."""
     def lacking(self, identity: Identity, tools: Sequence[str], call: Call) -> Refusal | None:
         """The step-up for calls of these tools, by the names clients use; None when the token's scopes reach."""
 
@@ -76,6 +78,12 @@ class Warrant:
     def lacking(self, tools: Sequence[str]) -> Refusal | None:
         """The step-up for calls of these tools."""
         return self._keeper.lacking(self.identity, tools, self.call)
+
+    def learn(self, facts: McpFacts, stamp: int) -> None:
+        """The message was let in: where that will hold again, the compiled path may let it in by itself."""
+        licence = self._keeper.licence(self.identity, facts, self.call, stamp)
+        if licence is not None:
+            self.identity.learn(facts.public.encode("utf-8", "surrogatepass"), licence)
 
     def admit(self, facts: McpFacts, unknown: errors.RpcError) -> None:
         """Let a message pass. Errors: `unknown` for what is hidden, else RpcError (scope: 403, limit: 429)."""

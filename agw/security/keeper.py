@@ -146,9 +146,9 @@ class Keeper:
         """May this caller send the message now? Charges its limits."""
         return self.messages.judge(identity, facts, call)
 
-    def licence(self, identity: Identity, facts: McpFacts, call: Call) -> License | None:
-        """What such calls are charged for when they need not be judged again; None when they must be."""
-        return self.messages.licence(identity, facts, call)
+    def licence(self, identity: Identity, facts: McpFacts, call: Call, stamp: int) -> License | None:
+        """What such calls are charged for when they need not be judged again; None when they must be. `stamp`: CallTable.stamp."""
+        return self.messages.licence(identity, facts, call, stamp)
 
     def close(self) -> None:
         """The gate is no longer in use."""

@@ -100,7 +100,7 @@ class Messages:
         return refusal
 
     def judge(self, identity: Identity, facts: McpFacts, call: Call) -> Refusal | None:
-        """May the message be sent? Charges its limits, unless another worker has done so."""
+        """May the message be sent? Charges its limits: a worker that passes a message on has not looked at it."""
         request = MessageRequest(call)
         if self.rules is not None:
             decision = self.rules.decide(identity.claims, facts, request, key=_stamp(identity))
@@ -108,7 +108,7 @@ class Messages:
             if not decision.allowed:
                 which = "" if decision.rule is None else f" (rule {decision.rule + 1})"
                 return Refusal(403, AUTHORIZATION, b"not allowed", f"mcpAuthorization: {decision.why}{which}", code=-32602)
-        if not self._message_limits or call.hopped:
+        if not self._message_limits:
             return None
         from agw.security.facts import Facts
 
@@ -123,16 +123,16 @@ class Messages:
                 call.hold(charge)
         return None
 
-    def licence(self, identity: Identity, facts: McpFacts, call: Call) -> License | None:
+    def licence(self, identity: Identity, facts: McpFacts, call: Call, stamp: int) -> License | None:
         """What calls of this thing by this caller are charged for, when nothing else need be asked about them again."""
         if not self._licences_last or not self.by_name or self._scopes is not None:
             return None
         if not self._message_limits:
-            return License()
+            return License((), stamp)
         from agw.security.facts import Facts
 
         charges = _charges(self._message_limits, Facts(MessageRequest(call), identity.claims, facts))
-        return None if isinstance(charges, Refusal) else License(charges)
+        return None if isinstance(charges, Refusal) else License(charges, stamp)
 
 
 def _charges(checks: list[LimitCheck], facts: object) -> list[Charge] | Refusal:

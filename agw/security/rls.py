@@ -19,12 +19,12 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory  # type: ignore[import-untyped]
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from grpclib.client import Channel, UnaryUnaryMethod
 from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
 
 from agw.runtime.plan_security import DescriptorPlan, RemoteLimitPlan
-from agw.security.contract import RATE_LIMIT, Found, Refusal, Request, Verdict
+from agw.security.contract import RATE_LIMIT, Found, Refusal, Request, SecurityHost, Verdict
 
 METHOD = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"
 MOST_WAITING = 1000
@@ -212,3 +212,11 @@ def header_lines(headers: Any) -> bytes:
         if _TOKEN.fullmatch(name) and name not in _KEPT_BACK and len(value) <= MOST_VALUE and not _BAD_VALUE.search(value):
             out.append(f"{name}: {value.strip()}\r\n".encode())
     return b"".join(out)
+
+
+def factory(plan: RemoteLimitPlan, host: SecurityHost) -> RemoteLimitStep:
+    """The step of a plan."""
+    from agw.security import cel
+    from agw.security.facts import Facts
+
+    return RemoteLimitStep(plan, cel.compile, lambda request, found: Facts(request, found.claims), host.count)

@@ -25,9 +25,9 @@ from agw.worker.documents import DocumentTable
 log = logging.getLogger(__name__)
 
 MAX_MISNAMED = 64
-SAID = {"allowed": "ok", "denied": "refused", "bad": "refused", "unavailable": "error", "unusable": "error"}
+SAID = {"allowed": "ok", "denied": "refused", "bad": "refused", "unavailable": "error", "unusable": "error", "admitted": "ok", "skipped": "ignored"}
 """How policies call what the metric has one word for."""
-NAMED = {"mcpAuthentication": "mcp", "networkAuthorization": "network"}
+NAMED = {"mcpAuthentication": "mcp", "networkAuthorization": "network", "remoteRateLimit": "remoteLimit"}
 """Policies by the names they have in a configuration, where the metric has a shorter one."""
 
 
