@@ -27,6 +27,7 @@ cdef class Acceptor(Handler):
     cdef object connections         # set of Downstream
     cdef int shed(self) except -1
     cdef int admit(self, int fd, void* where) except -1
+    cdef bint may_connect(self, bytes address, int port) except -1
     cdef int turn_away(self, int fd) except -1
 
 cdef class Downstream(Downlink):

@@ -222,6 +222,14 @@ cdef class Acceptor(Handler):
         c_close(fd)
         return 0
 
+    cdef bint may_connect(self, bytes address, int port) except -1:
+        # What the rules about connections say; rules that fail let nobody in.
+        try:
+            return bool(self.ctx.admits(address, port))
+        except Exception as error:
+            self.ctx.reactor.on_error(error)
+            return False
+
     cdef int admit(self, int fd, void* where) except -1:
         cdef Downstream d
         cdef Http http = self.bind.http
@@ -252,6 +260,9 @@ cdef class Acceptor(Handler):
             c_close(fd)
             return 0
         key = text
+        if self.ctx.admits is not None and not from_worker and not self.may_connect(key, port):
+            c_close(fd)
+            return 0
         held = self.ctx.per_address.get(key, 0)
         # What another worker passes on was admitted there; its pool is bounded.
         if not from_worker and ((http.max_connections and self.ctx.slot.gauges[G_CONNECTIONS] >= http.max_connections)

@@ -49,6 +49,7 @@ cdef class Context:
     cdef dict per_address
     cdef object make_call           # call.make
     cdef object make_entry          # entry.make
+    cdef public object admits       # (address, port) -> bool for every new connection, or None: all may come
     cdef object make_fetch          # fetch.adopt
     cdef Exchange take_exchange(self)
     cdef uint64_t random(self) noexcept

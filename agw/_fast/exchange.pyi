@@ -8,6 +8,7 @@ Rules:
 - an exchange keeps the route it began with, whatever is reloaded meanwhile.
 """
 
+from collections.abc import Callable
 from typing import Self
 
 from typing_extensions import disjoint_base
@@ -29,6 +30,8 @@ class Context:
     def __init__(self, reactor: Reactor, slot: Slot, log: AccessLog, seed: int) -> None:
         """`seed`: 64 bits for the weighted choice of backends; spread matters, secrecy does not."""
 
+    admits: Callable[[bytes, int], bool] | None
+    """(address, port) of every new client connection: may it be made? None: all may. One that raises lets nobody in."""
     @property
     def reactor(self) -> Reactor: ...
     @property

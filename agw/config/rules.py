@@ -8,13 +8,14 @@ Rules kept here:
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Literal
 
 from agw.config import values
 from agw.config.check import Context
 from agw.config.model_rules import Csrf, RuleEntry, RuleSet, Sources
 from agw.config.problem import Path
-from agw.config.values import quoted
+from agw.config.values import NOT_YET, quoted
 from agw.runtime.plan_security import CsrfPlan, RulePlan, RulesPlan, SourcesPlan
 
 if TYPE_CHECKING:
@@ -36,10 +37,21 @@ def mcp_rules(context: Context, value: RuleSet, path: Path) -> RulesPlan:
     return _rules(context, value, path, "mcp")
 
 
+_OF_CERTIFICATES = re.compile(r"source\.(?!address\b|rawAddress\b|port\b)")
+
+
 def network_rules(context: Context, config: Config) -> RulesPlan | None:
     """`frontendPolicies.networkAuthorization`."""
     value = config.frontend_policies.network_authorization if config.frontend_policies is not None else None
-    return None if value is None else _rules(context, value, ("frontendPolicies", "networkAuthorization"), "network")
+    if value is None:
+        return None
+    path: Path = ("frontendPolicies", "networkAuthorization")
+    plan = _rules(context, value, path, "network")
+    for number, rule in enumerate(plan.rules):
+        # A connection is judged before TLS has shown a certificate.
+        if _OF_CERTIFICATES.search(rule.expression):
+            context.findings.problem((*path, "rules", number), f"a rule about the client's certificate here {NOT_YET}; put it into `authorization`")
+    return plan
 
 
 def _rules(context: Context, value: RuleSet, path: Path, phase: Literal["network", "http", "mcp"]) -> RulesPlan:

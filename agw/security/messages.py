@@ -9,6 +9,7 @@ Rules:
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _stamps = itertools.count(1)
 _BY_NAME = frozenset(("identity", "name", "method"))
+_KIND = re.compile(r"\bmcp\.(tool|prompt|resource|task)\b")
 CONCURRENCY = 1
 
 
@@ -59,6 +61,7 @@ class Messages:
             if limits is None:
                 raise RuntimeError("a worker without the tables of limits")
             (self._message_limits if plan.phase == "mcp" else self._request_limits).append(limits.check(plan))
+        self._kinds = [frozenset(_KIND.findall(f"{check.plan.key} {check.plan.cost}")) for check in self._message_limits]
         self.charges_last = all(check.needs <= {"identity"} for check in self._request_limits)
         """Is what requests are charged for the same whenever the same credentials come?"""
         self._licences_last = all(check.needs <= _BY_NAME for check in self._message_limits)
@@ -112,10 +115,11 @@ class Messages:
             return None
         from agw.security.facts import Facts
 
-        charges = _charges(self._message_limits, Facts(request, identity.claims, facts))
+        checks = self._about(facts)
+        charges = _charges(checks, Facts(request, identity.claims, facts))
         if isinstance(charges, Refusal):
             return charges
-        for check, charge in zip(self._message_limits, charges, strict=True):
+        for check, charge in zip(checks, charges, strict=True):
             if not charge.take():
                 cause = f"limit {check.plan.name} is reached"
                 return Refusal(429, RATE_LIMIT, b"too many requests: slow down and try again", cause, charge.limit.lines(), code=-32003)
@@ -131,8 +135,13 @@ class Messages:
             return License((), stamp)
         from agw.security.facts import Facts
 
-        charges = _charges(self._message_limits, Facts(MessageRequest(call), identity.claims, facts))
+        charges = _charges(self._about(facts), Facts(MessageRequest(call), identity.claims, facts))
         return None if isinstance(charges, Refusal) else License(charges, stamp)
+
+
+    def _about(self, facts: McpFacts) -> list[LimitCheck]:
+        """The limits of such a message: one whose key or cost is about tools has nothing to say of a prompt, or of `initialize`."""
+        return [check for check, kinds in zip(self._message_limits, self._kinds, strict=True) if not kinds or facts.kind in kinds]
 
 
 def _charges(checks: list[LimitCheck], facts: object) -> list[Charge] | Refusal:

@@ -8,11 +8,10 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from agw.runtime.plan_security import RulesPlan
-from agw.security.contract import SecurityHost
 from agw.security.facts import ADDRESS, Facts
 from agw.security.rules import RuleSet
 
@@ -22,9 +21,10 @@ CACHED: Final = 8192
 class NetworkRules:
     """The rules of all listeners."""
 
-    def __init__(self, plan: RulesPlan, host: SecurityHost) -> None:
-        self.rules = RuleSet(plan, lambda _: host.count("networkAuthorization", "error"))
-        self.host = host
+    def __init__(self, plan: RulesPlan, count: Callable[[str, str], None]) -> None:
+        """`count`: as that of `SecurityHost`."""
+        self.rules = RuleSet(plan, lambda _: count("networkAuthorization", "error"))
+        self._count = count
         plain = {*ADDRESS, "source.port"}
         asked = {name.removeprefix("has_") for name in self.rules.names}
         self.needs_certificate = any(name.startswith("source") and name not in plain for name in asked)
@@ -43,5 +43,5 @@ class NetworkRules:
                     self._known.clear()
                 self._known[address] = allowed
         if not allowed:
-            self.host.count("networkAuthorization", "denied")
+            self._count("networkAuthorization", "denied")
         return allowed

@@ -16,6 +16,7 @@ from typing import Any
 
 from agw._fast.exchange import Context
 from agw.runtime.documents import Fetched
+from agw.runtime.plan_security import RulesPlan
 from agw.runtime.snapshot import Snapshot
 from agw.security.contract import SecurityHost
 from agw.shm.layout import DECISION_WORDS
@@ -44,6 +45,14 @@ class WorkerSecurity:
         """What the gates of a new snapshot get. Call it before the snapshot's first request."""
         self.documents.attach(document.url for document in snapshot.plan.documents)
         return Lent(self, ClusterCaller(self._context, snapshot.by_index))
+
+    def network(self, plan: RulesPlan) -> Callable[[bytes, int], bool]:
+        """Decides about connections, by address and port."""
+        from agw.security.network_rules import NetworkRules
+        from agw.security.source import address_of
+
+        rules = NetworkRules(plan, self.count)
+        return lambda peer, port: rules.admits(address_of(peer), port)
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """See SecurityHost."""

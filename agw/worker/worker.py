@@ -306,6 +306,7 @@ class Worker:
 
     def _equip(self, snapshot: Snapshot) -> None:
         """Give the gates of a snapshot what they ask; nothing of it has been requested yet."""
+        self.context.admits = None if snapshot.plan.network_rules is None else self.security.network(snapshot.plan.network_rules)
         new = [gate for gate in snapshot.gates.values() if gate.keeper is None]
         host = self.security.attach(snapshot)
         if new:

@@ -204,7 +204,7 @@ def test_many_blocks_cost_no_more_than_few_and_memory_is_bounded() -> None:
 
 def network(*texts: str) -> tuple[network_rules.NetworkRules, Host]:
     host = Host()
-    return network_rules.NetworkRules(RulesPlan("network", [RulePlan(text) for text in texts]), host), host  # type: ignore[arg-type]
+    return network_rules.NetworkRules(RulesPlan("network", [RulePlan(text) for text in texts]), host.count), host
 
 
 def test_connections_are_decided_by_address_port_and_certificate() -> None:
