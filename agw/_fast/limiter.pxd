@@ -52,7 +52,7 @@ cdef class Limit:
     cdef uint64_t k0, k1
     cdef int64_t tau
     cdef Cell* counts
-    cdef int64_t window_from, window_to # of the wall clock, what the last quota was about
+    cdef int64_t window_from, window_to  # of the wall clock, what the last quota was about
     cdef uint64_t window_number
 
     cdef uint64_t hash(self, const char* key, Py_ssize_t n) noexcept

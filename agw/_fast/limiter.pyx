@@ -6,7 +6,7 @@
 #   the later one sees the other;
 # - the data path allocates nothing and raises nothing.
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -308,7 +308,8 @@ cdef class Table:
 
 
 cdef class Limit:
-    def __init__(self, Table table not None, str name not None, str kind not None, burst, interval_ns=0, str window="", bytes identity=b"", Table counters=None):
+    def __init__(self, Table table not None, str name not None, str kind not None, burst, interval_ns=0, str window="", bytes identity=b"",
+                 Table counters=None):
         cdef uint64_t parts[2]
         if counters is None:
             counters = table
