@@ -24,6 +24,8 @@ from typing_extensions import disjoint_base
 
 KINDS: Final[tuple[str, ...]]
 """Names of the kinds, by number."""
+WINDOWS: Final[tuple[str, ...]]
+"""Names of the windows of quotas, by number."""
 NAME_ROWS: Final[int]
 """Limits that have counters of their own; the rest share the last row."""
 
