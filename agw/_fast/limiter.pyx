@@ -2,8 +2,7 @@
 #
 # Rules of this file:
 # - fingerprint and word of a slot are read apart and written together: only a compare-and-swap of both counts;
-# - a full barrier follows every claim (the compare-and-swap is one), so of two processes that insert the same key at least
-#   the later one sees the other;
+# - a full barrier follows every claim (the compare-and-swap is one), so of two that insert a key the later one sees the other;
 # - the data path allocates nothing and raises nothing.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t

@@ -78,6 +78,9 @@ class Rules:
             return HIDDEN
         return LIMITED if facts.public in self.limited or facts.method in self.limited else None
 
+    def licence(self, identity: Identity, facts: McpFacts, call: Any, stamp: int) -> None:
+        """What these rules say may change at any moment."""
+
     def lacking(self, identity: Identity, tools: Sequence[str], call: Any) -> Refusal | None:
         return self.scopes.lacking(identity.scopes, tools, call)
 
