@@ -145,7 +145,8 @@ def test_body_that_fills_the_queue_with_its_last_octet(start: Start, pki: Pki) -
         with Client(gateway.port) as client:
             octets = client.message(b"POST", "/", b"b" * 131_000)
             client.send(octets)
-            wait_until(lambda: gateway.metrics().total("downstream_received_bytes_total") == len(octets), 3, "all received")
+            # Where the pieces end decides whether the queue is full with the last octet or shortly before: both must come through.
+            wait_until(lambda: gateway.metrics().total("downstream_received_bytes_total") >= len(octets) - 4096, 3, "nearly all received")
             go.set()
             answer = client.answer()
             assert answer.body == b"131000"
