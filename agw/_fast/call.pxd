@@ -25,6 +25,7 @@ cdef class Call:
     cdef readonly int number        # of the method, in methods.RPC_METHODS; -1: none
     cdef readonly object identity   # gate.Identity of the caller, or None without a gate
     cdef readonly object gate       # gate.Gate of the route, or None
+    cdef readonly bint charged      # the compiled path took the limits of its message before it handed it over
     cdef readonly bint secure       # the client speaks TLS
     cdef readonly tuple labels      # of the route: bind, gateway, listener, route, rule
     cdef readonly bint started

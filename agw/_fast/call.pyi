@@ -77,6 +77,9 @@ class Call:
     def gate(self) -> Gate | None:
         """The route's gate."""
     @property
+    def charged(self) -> bool:
+        """Were the limits of its message taken before it was handed over?"""
+    @property
     def secure(self) -> bool:
         """Does the client speak TLS?"""
     @property

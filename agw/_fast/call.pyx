@@ -290,6 +290,7 @@ def make(Exchange x, object service, str method, bytes path, bytes query, list h
     call.number = x.rpc
     call.identity = x.identity
     call.gate = x.route.gate
+    call.charged = x.charged
     call.secure = x.down.secure
     call.labels = x.route.labels
     return call

@@ -136,6 +136,7 @@ cdef class Exchange(Client):
     cdef Identity identity          # whom it is from, when the route has a gate
     cdef object entry               # the Entry, while its keeper is asked
     cdef object refused             # the Refusal that ended it: `error` points into it
+    cdef bint charged               # the limits of its message are taken already
     cdef list permits               # charges of concurrency limits that end with it
     cdef bytes noted                # more fields for the access log, or None
 

@@ -207,6 +207,7 @@ cdef class Exchange(Client):
         self.identity = None
         self.refused = None
         self.permits = None
+        self.charged = False
         self.envelope.kind = 0
         self.method_len = self.path_log_len = self.host_len = self.name_len = self.id_len = self.rpc_len = 0
         self.bind = self.down.bind
@@ -593,6 +594,7 @@ cdef class Exchange(Client):
                 return 0
             if licence.charges and not self.charge(licence):
                 return -2
+            self.charged = True
         self.served = self.choice
         self.choice = choice
         self.legacy = way.modern == 0

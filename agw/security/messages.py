@@ -111,7 +111,7 @@ class Messages:
             if not decision.allowed:
                 which = "" if decision.rule is None else f" (rule {decision.rule + 1})"
                 return Refusal(403, AUTHORIZATION, b"not allowed", f"mcpAuthorization: {decision.why}{which}", code=-32602)
-        if not self._message_limits:
+        if not self._message_limits or call.charged:
             return None
         from agw.security.facts import Facts
 
@@ -137,7 +137,6 @@ class Messages:
 
         charges = _charges(self._about(facts), Facts(MessageRequest(call), identity.claims, facts))
         return None if isinstance(charges, Refusal) else License(charges, stamp)
-
 
     def _about(self, facts: McpFacts) -> list[LimitCheck]:
         """The limits of such a message: one whose key or cost is about tools has nothing to say of a prompt, or of `initialize`."""

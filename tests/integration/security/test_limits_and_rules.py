@@ -74,7 +74,7 @@ def test_how_much_at_once_ends_with_the_requests() -> None:
 
 @pytest.fixture
 def tools() -> Any:
-    with McpServer(Offer(name="a", tools=["echo", "whoami", "secret"])) as server:
+    with McpServer(Offer(name="a", tools=["echo", "whoami", "secret", "progress"])) as server:
         yield server
 
 
@@ -104,6 +104,15 @@ def test_limits_of_tools_speak_json_rpc_and_are_exact(tools: McpServer) -> None:
         assert len(good) == 12
         assert all(answer.error["code"] == -32003 for answer in answers[12:])
         assert "result" in session.call("whoami").message
+        gateway.assert_clean_log()
+
+
+def test_a_call_that_streams_is_charged_once(tools: McpServer) -> None:
+    """Its answer is not one to relay, so the compiled path, which took the limit, hands it over to the service, which must not again."""
+    limit = {"maxTokens": 12, "tokensPerFill": 1, "fillInterval": "1h", "key": "mcp.tool.name", "phase": "mcp"}
+    with Gateway(mcp_config(tools, localRateLimit=[limit]), workers=1) as gateway, Session(Endpoint(gateway.port, "/mcp")) as session:
+        answers = [session.call("progress", {"steps": 1}, meta={"progressToken": number}) for number in range(16)]
+        assert ["error" in answer.messages[-1] for answer in answers] == [False] * 12 + [True] * 4
         gateway.assert_clean_log()
 
 
