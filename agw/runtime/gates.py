@@ -23,8 +23,6 @@ SECURITY = (
     "remote_limits", "csrf",
 )
 """Fields of PolicyPlan that make a gate."""
-BY_PEER = ("sources", "authorization", "mcp_authorization", "limits")
-"""Those whose decisions may depend on the client's address or certificate."""
 
 
 def locations(policies: PolicyPlan) -> list[LocationPlan]:

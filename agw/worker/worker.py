@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TICK_S = 0.1
+LEAVE_GATES_S = 30.0
 STEP_BUDGET_S = 0.004
 RESOLVE_S = 2.0
 DEAD_NS = 2_000_000_000
@@ -259,6 +260,10 @@ class Worker:
         self.hops.adopt(snapshot.binds, dict(zip(keys, fds[len(keys) :], strict=True)))
         for key in opened:
             self.acceptors[key].start()
+        for name, gate in old.gates.items():
+            if name not in snapshot.gates:
+                # Whoever waits at it has been answered by then (keeper.WAIT_S).
+                self.loop.call_later(LEAVE_GATES_S, gate.keeper.close)
         for identity, cluster in old.clusters.items():
             if identity not in snapshot.clusters:
                 cluster.retire()
@@ -314,10 +319,12 @@ class Worker:
 
             for gate in new:
                 gate.keeper = Keeper(gate, gate.plan, host, self._limits_for(snapshot))
+        if self._books is not None:
+            self._books.keep_only(limit for gate in snapshot.gates.values() for limit in gate.plan.limits)
 
     def _limits_for(self, snapshot: Snapshot) -> Limits | None:
         """What the limits of this worker are kept in; made with the first limit."""
-        if self._books is None and self.limits is not None and any(route.policies.limits for route in snapshot.plan.routes):
+        if self._books is None and self.limits is not None and any(gate.plan.limits for gate in snapshot.gates.values()):
             from agw.security import cel
             from agw.security.limits import Limits
 
