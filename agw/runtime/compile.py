@@ -307,9 +307,7 @@ def compile_steps(plan: Plan, generation: int, labels: LabelIndex, previous: Sna
             yield
     endpoints = [mcp_endpoint(plan, index, clusters, labels) for index in range(len(plan.mcp))]
     http = Http(plan.http)
-    # Policies name services by their place in the plan, so what a gate knows is good as long as the places mean the same.
-    same = previous is not None and previous.plan.clusters == plan.clusters and previous.plan.documents == plan.documents
-    gates = Gates(plan.clusters, previous.gates if previous is not None and same else None)
+    gates = Gates(plan.clusters, previous.gates if previous is not None else None)
     binds: dict[BindKey, Bind] = {}
     for bind_plan in plan.binds:
         matches: list[Match] = []
