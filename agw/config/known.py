@@ -9,7 +9,7 @@ from __future__ import annotations
 from types import MappingProxyType
 
 _AUTH = "apiKey authorization basicAuth extAuthz extProc jwtAuth oidc transformations"
-_UPSTREAM = "backendAuth backendTunnel transformations"
+_UPSTREAM = "backendTunnel transformations"
 
 
 def _table(**keys: str) -> MappingProxyType[str, frozenset[str]]:
@@ -56,6 +56,9 @@ KEYS = _table(
     BindListener="tcpRoutes",
     ServerTls="cipherSuites keyExchangeGroups maxTLSVersion maxTlsVersion spiffe",
     Location="expression",
+    BackendAuth="aws azure crossAppAccess gcp",
+    OAuthClientAuth="certificate certificateHeader",
+    ActorToken="enforceMayAct",
     BackendTls="keyExchangeGroups spiffe subjectAltNames",
 )
 

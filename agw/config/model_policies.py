@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from agw.config.model_credentials import BackendAuth
 from agw.config.model_external import ExtAuthz, Oidc
 from agw.config.model_tls import BackendTls
 from agw.config.modelling import Model, about, bounds
@@ -98,6 +99,7 @@ class RoutePolicies(Model, frozen=True):
     oidc: Annotated[Oidc | None, about("Browser login at an OpenID provider.")] = None
     ext_authz: Annotated[ExtAuthz | None, about("Another service decides.")] = None
     backend_tls: Annotated[BackendTls | None, about("TLS towards the backends.")] = msgspec.field(default=None, name="backendTLS")
+    backend_auth: Annotated[BackendAuth | None, about("Credentials the backends get.")] = None
 
 
 class BackendPolicies(Model, frozen=True):
@@ -107,6 +109,7 @@ class BackendPolicies(Model, frozen=True):
     response_header_modifier: Annotated[HeaderModifier | None, about("Changes to response headers.")] = None
     request_redirect: Annotated[RequestRedirect | None, about("Answer with a redirect.")] = None
     backend_tls: Annotated[BackendTls | None, about("TLS towards the backend.")] = msgspec.field(default=None, name="backendTLS")
+    backend_auth: Annotated[BackendAuth | None, about("Credentials the backend gets.")] = None
 
 
 class TargetPolicies(Model, frozen=True):
@@ -114,6 +117,7 @@ class TargetPolicies(Model, frozen=True):
 
     request_header_modifier: Annotated[HeaderModifier | None, about("Changes to request headers.")] = None
     backend_tls: Annotated[BackendTls | None, about("TLS towards the server.")] = msgspec.field(default=None, name="backendTLS")
+    backend_auth: Annotated[BackendAuth | None, about("Credentials the server gets.")] = None
 
 
 class GatewayPolicies(Model, frozen=True):

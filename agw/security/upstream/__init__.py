@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agw.runtime.plan_security import BackendAuthPlan, Credential, KeyCredential, PassthroughCredential
+from agw.runtime.plan_security import BackendAuthPlan, ClientCredentials, Credential, KeyCredential, PassthroughCredential, TokenExchange
 from agw.security.contract import Request, SecurityHost
 
 if TYPE_CHECKING:
@@ -35,6 +35,14 @@ def _one(plan: Credential, host: SecurityHost, compile: Compile | None) -> Crede
         from agw.security.upstream.static import PassthroughSource
 
         return PassthroughSource(plan)
+    if isinstance(plan, ClientCredentials):
+        from agw.security.upstream.client_credentials import ClientCredentialsSource
+
+        return ClientCredentialsSource(plan, host)
+    if isinstance(plan, TokenExchange):
+        from agw.security.upstream.exchange import TokenExchangeSource
+
+        return TokenExchangeSource(plan, host, compile)
     raise ValueError(f"no source for {type(plan).__name__}")
 
 

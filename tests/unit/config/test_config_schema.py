@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from agw.config import load_file, model, model_location, model_mcp, model_policies, model_process, model_tls
+from agw.config import load_file, model, model_credentials, model_location, model_mcp, model_policies, model_process, model_tls
 from agw.config.known import KEYS, VALUES
 from agw.config.modelling import Model
 from agw.config.schema import SCHEMA_ID, json_schema, schema_text
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[3]
 EXAMPLES = sorted((ROOT / "config" / "examples").glob("*.yaml"))
 STRUCTS = {
     item.__name__: item
-    for module in (model, model_location, model_mcp, model_policies, model_process, model_tls)
+    for module in (model, model_credentials, model_location, model_mcp, model_policies, model_process, model_tls)
     for item in vars(module).values()
     if isinstance(item, type) and issubclass(item, Model) and item is not Model
 }
@@ -39,6 +39,9 @@ COUNTERPARTS = {
     "ProcessConfig": "RawConfig", "RequestRedirect": "RequestRedirect", "Route": "LocalAttachedRoute",
     "RouteBackend": "LocalRouteBackend", "RouteMatch": "RouteMatch", "RoutePolicies": "FilterOrPolicy",
     "RouteTarget": "RouteName", "SimpleMcp": "LocalSimpleMcpConfig", "TargetPolicies": "SimpleLocalBackendPolicies",
+    "ActorToken": "ActorTokenSpec", "BackendAuth": "BackendAuthCompat", "ExtraCredential": "BackendAuthCredential", "JwtSignAuth": "JwtSignAuth",
+    "OAuthClientAuth": "OAuthClientAuth", "OAuthTokenExchangeAuth": "OAuthTokenExchangeAuth", "SubjectToken": "TokenSpec",
+    "TokenCacheConfig": "TokenCacheConfig", "TokenSource": "AuthorizationLocation",
     "TargetedPolicy": "LocalPolicy", "Timeout": "TimeoutPolicy", "UrlRewrite": "UrlRewrite",
 }  # fmt: skip
 
