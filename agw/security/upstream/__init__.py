@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agw.runtime.plan_security import BackendAuthPlan, ClientCredentials, Credential, KeyCredential, PassthroughCredential, TokenExchange
+from agw.runtime.plan_security import BackendAuthPlan, ClientCredentials, Credential, JwtSign, KeyCredential, PassthroughCredential, TokenExchange
 from agw.security.contract import Request, SecurityHost
 
 if TYPE_CHECKING:
@@ -43,6 +43,10 @@ def _one(plan: Credential, host: SecurityHost, compile: Compile | None) -> Crede
         from agw.security.upstream.exchange import TokenExchangeSource
 
         return TokenExchangeSource(plan, host, compile)
+    if isinstance(plan, JwtSign):
+        from agw.security.upstream.jwt_sign import JwtSignSource
+
+        return JwtSignSource(plan, host, compile)
     raise ValueError(f"no source for {type(plan).__name__}")
 
 
