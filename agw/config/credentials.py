@@ -20,6 +20,8 @@ from agw.config import values
 from agw.config.model_credentials import (
     ActorToken,
     BackendAuth,
+    CrossAppAccessAuth,
+    CrossAppAccessEndpoint,
     JwtSignAuth,
     KeyAuth,
     OAuthClientAuth,
@@ -27,6 +29,7 @@ from agw.config.model_credentials import (
     OAuthTokenExchangeAuth,
     Passthrough,
     SubjectToken,
+    TokenCacheConfig,
     TokenSource,
 )
 from agw.config.model_external import ServicePolicies
@@ -38,9 +41,11 @@ from agw.config.values import NOT_YET, Endpoint, quoted
 from agw.runtime.plan import TlsClientPlan
 from agw.runtime.plan_security import (
     BackendAuthPlan,
+    CallPlan,
     ClientAuthPlan,
     ClientCredentials,
     Credential,
+    CrossAppAccess,
     JwtSign,
     KeyCredential,
     LocationPlan,
@@ -54,10 +59,12 @@ if TYPE_CHECKING:
 VERIFIED_TOKEN = "jwt.rawToken.unredacted()"
 """The one expression a token can be read by: what a policy of the route has verified."""
 
-_KINDS = ("key", "passthrough", "jwt_sign", "oauth_token_exchange", "oauth_client_credentials")
+_KINDS = ("key", "passthrough", "jwt_sign", "oauth_token_exchange", "cross_app_access", "oauth_client_credentials")
 _METHODS: dict[str, Literal["basic", "post", "privateKeyJwt"]] = {
     "clientSecretBasic": "basic", "clientSecretPost": "post", "privateKeyJwt": "privateKeyJwt",
 }  # fmt: skip
+_ID_TOKEN = "urn:ietf:params:oauth:token-type:id_token"
+_ID_JAG = "urn:ietf:params:oauth:token-type:id-jag"
 _SIGNER_S = frozenset(("iat", "exp", "nbf"))
 _SCOPE = re.compile(r"[!#-\[\]-~]{1,256}")  # RFC 6749, 3.3
 _PARAMETER = re.compile(r"[!-~]{1,128}")
@@ -81,7 +88,7 @@ def backend_auth(context: Context, value: BackendAuth, path: Path) -> BackendAut
     def add(credential: Credential | None, place: Path) -> None:
         if credential is not None:
             found.append(credential)
-            places.append((place, credential.location))  # type: ignore[union-attr]
+            places.append((place, credential.grant.location if isinstance(credential, CrossAppAccess) else credential.location))  # type: ignore[union-attr]
 
     if value.key is not None:
         add(_key(context, value.key, (*path, "key")), (*path, "key"))
@@ -91,6 +98,8 @@ def backend_auth(context: Context, value: BackendAuth, path: Path) -> BackendAut
         add(_jwt_sign(context, value.jwt_sign, (*path, "jwtSign")), (*path, "jwtSign"))
     if value.oauth_token_exchange is not None:
         add(_exchange(context, value.oauth_token_exchange, (*path, "oauthTokenExchange")), (*path, "oauthTokenExchange"))
+    if value.cross_app_access is not None:
+        add(_cross_app(context, value.cross_app_access, (*path, "crossAppAccess")), (*path, "crossAppAccess"))
     if value.oauth_client_credentials is not None:
         add(_client_credentials(context, value.oauth_client_credentials, (*path, "oauthClientCredentials")), (*path, "oauthClientCredentials"))
     for index, extra in enumerate(value.credentials or ()):
@@ -211,6 +220,27 @@ def _client_credentials(context: Context, value: OAuthClientCredentialsAuth, pat
 
 def _exchange(context: Context, value: OAuthTokenExchangeAuth, path: Path) -> TokenExchange | None:
     findings = context.findings
+    place = _endpoint(context, value, path, "oauthTokenExchange")
+    if place is None:
+        return None
+    client = ClientAuthPlan("none") if value.client_auth is None else _client(context, value.client_auth, (*path, "clientAuth"))
+    out: dict[str, Any] = {"grant": value.grant_type}
+    out |= _subject(context, value.subject_token, path) | _actor(context, value.actor_token, value.grant_type == "tokenExchange", path)
+    out["requested_type"] = value.requested_token_type or ""
+    out["audiences"] = value.audiences
+    out["scopes"] = _scopes(context, value.scopes, (*path, "scopes"))
+    out["resources"] = [findings.value((*path, "resources", index), _resource, text, "") for index, text in enumerate(value.resources)]
+    out["additional_params_cel"] = {
+        name: _expression(context, text, _parameter(context, name, (*path, "additionalParams", name))) for name, text in (value.additional_params or {}).items()
+    }
+    out |= _cache(context, value.cache, path)
+    out["location"] = location_plan(context, value.authorization_location, (*path, "authorizationLocation"), LocationPlan())
+    return None if client is None else TokenExchange(*place, client, **out)
+
+
+def _endpoint(context: Context, value: OAuthTokenExchangeAuth | CrossAppAccessEndpoint, path: Path, label: str) -> tuple[CallPlan, str] | None:
+    """The call and the URL of a token endpoint; None after a problem that leaves none."""
+    findings = context.findings
     chosen = context.choice(value, path, ("host", "service", "backend"))
     if chosen in ("service", "backend"):
         findings.problem((*path, chosen), f"`{chosen}` {NOT_YET}; write the address: host: name:port")
@@ -222,31 +252,45 @@ def _exchange(context: Context, value: OAuthTokenExchangeAuth, path: Path) -> To
     if not endpoint.unix_path:
         _warn_plain(context, tls is not None, endpoint.host, where)
     url_path = findings.value((*path, "path"), values.url_path, value.path, "/")
-    call = context.outside.service(endpoint, "oauthTokenExchange", tls, _timeout(context, value.timeout, path))
-    client = ClientAuthPlan("none") if value.client_auth is None else _client(context, value.client_auth, (*path, "clientAuth"))
-    out: dict[str, Any] = {"grant": value.grant_type}
-    subject = value.subject_token or SubjectToken()
-    out["subject"] = None if subject.source is None else _source(context, subject.source, (*path, "subjectToken", "source"))
-    if subject.token_type is not None:
-        out["subject_type"] = subject.token_type
-    out |= _actor(context, value.actor_token, value.grant_type == "tokenExchange", path)
-    out["requested_type"] = value.requested_token_type or ""
-    out["audiences"] = value.audiences
-    out["scopes"] = _scopes(context, value.scopes, (*path, "scopes"))
-    out["resources"] = [findings.value((*path, "resources", index), _resource, text, "") for index, text in enumerate(value.resources)]
-    out["additional_params_cel"] = {
-        name: _expression(context, text, _parameter(context, name, (*path, "additionalParams", name))) for name, text in (value.additional_params or {}).items()
-    }
-    if value.cache is not None:
-        if value.cache.max_entries is not None:
-            out["max_entries"] = value.cache.max_entries
-        if value.cache.default_ttl is not None:
-            out["ttl_ns"] = findings.value((*path, "cache", "defaultTtl"), values.positive_duration_ns, value.cache.default_ttl, 1)
-    out["location"] = location_plan(context, value.authorization_location, (*path, "authorizationLocation"), LocationPlan())
-    if client is None:
+    call = context.outside.service(endpoint, label, tls, _timeout(context, value.timeout, path))
+    return msgspec.structs.replace(call, path=url_path), f"{'https' if tls is not None else 'http'}://{endpoint.authority}{url_path}"
+
+
+def _subject(context: Context, value: SubjectToken | None, path: Path) -> dict[str, Any]:
+    subject = value or SubjectToken()
+    source = None if subject.source is None else _source(context, subject.source, (*path, "subjectToken", "source"))
+    return {"subject": source} if subject.token_type is None else {"subject": source, "subject_type": subject.token_type}
+
+
+def _cache(context: Context, value: TokenCacheConfig | None, path: Path) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    if value is not None and value.max_entries is not None:
+        out["max_entries"] = value.max_entries
+    if value is not None and value.default_ttl is not None:
+        out["ttl_ns"] = context.findings.value((*path, "cache", "defaultTtl"), values.positive_duration_ns, value.default_ttl, 1)
+    return out
+
+
+def _cross_app(context: Context, value: CrossAppAccessAuth, path: Path) -> CrossAppAccess | None:
+    findings = context.findings
+    below = ((*path, "identityProvider"), (*path, "resourceAuthorizationServer"))
+    given = (value.identity_provider, value.resource_authorization_server)
+    places = [_endpoint(context, item, place, "crossAppAccess") for item, place in zip(given, below, strict=True)]
+    clients = [_client(context, item.client_auth, (*place, "clientAuth")) for item, place in zip(given, below, strict=True)]
+    if not value.audience.strip():
+        findings.problem((*path, "audience"), "the value is empty; write the issuer of the backend's authorization server")
+    scopes = _scopes(context, value.scopes, (*path, "scopes"))
+    own = scopes if value.access_token_scopes is None else _scopes(context, value.access_token_scopes, (*path, "accessTokenScopes"))
+    resources = [findings.value((*path, "resources", index), _resource, text, "") for index, text in enumerate(value.resources)]
+    out = {"subject_type": _ID_TOKEN, **_subject(context, value.subject_token, path), **_cache(context, value.cache, path)}
+    location = location_plan(context, value.location, (*path, "location"), LocationPlan())
+    first, second = places
+    who, other = clients
+    if first is None or second is None or who is None or other is None:
         return None
-    url = f"{'https' if tls is not None else 'http'}://{endpoint.authority}{url_path}"
-    return TokenExchange(msgspec.structs.replace(call, path=url_path), url, client, **out)
+    most = {"max_entries": out.pop("max_entries")} if "max_entries" in out else {}
+    exchange = TokenExchange(*first, who, requested_type=_ID_JAG, audiences=[value.audience], scopes=scopes, resources=resources, **out)
+    return CrossAppAccess(exchange, ClientCredentials(*second, other, own, location=location), **most)
 
 
 def _actor(context: Context, value: ActorToken | None, is_exchange: bool, path: Path) -> dict[str, Any]:

@@ -111,6 +111,32 @@ class OAuthTokenExchangeAuth(Model, frozen=True):
     timeout: Annotated[str | None, ours("How long the endpoint may take; 5s by default.")] = None
 
 
+class CrossAppAccessEndpoint(Model, frozen=True):
+    """An authorization server of one of the two steps."""
+
+    client_auth: Annotated[OAuthClientAuth, about("Who agw is at the token endpoint.")]
+    host: Annotated[str | None, about("The authorization server: name:port, http:// or https:// URL, or unix:/path.")] = None
+    service: Annotated[dict[str, Any] | None, about("A service by reference.")] = None
+    backend: Annotated[str | None, about("A backend by name.")] = None
+    policies: Annotated[ServicePolicies | None, about("Policies for the connection to it.")] = None
+    path: Annotated[str, about("Path of its token endpoint.")] = "/"
+    timeout: Annotated[str | None, ours("How long the endpoint may take; 5s by default.")] = None
+
+
+class CrossAppAccessAuth(Model, frozen=True):
+    """A token for the caller by an identity assertion (ID-JAG)."""
+
+    identity_provider: Annotated[CrossAppAccessEndpoint, about("The caller's identity provider, which issues the assertion.")]
+    resource_authorization_server: Annotated[CrossAppAccessEndpoint, about("The backend's authorization server, which takes it.")]
+    audience: Annotated[str, about("Identifier of the backend's authorization server.")]
+    resources: Annotated[list[str], about("`resource` parameters: URIs.")] = []
+    scopes: Annotated[list[str], about("Scopes to ask the identity provider for.")] = []
+    access_token_scopes: Annotated[list[str] | None, about("Scopes to ask the backend's server for; `scopes` when not given.")] = None
+    subject_token: Annotated[SubjectToken | None, about("The caller's token, an ID token by default.")] = None
+    location: Annotated[Location | None, ours("Where the token goes; `Authorization: Bearer` by default.")] = None
+    cache: Annotated[TokenCacheConfig | None, about("How tokens are kept.")] = None
+
+
 class OAuthClientCredentialsAuth(Model, frozen=True):
     """A token for agw itself, from an authorization server (RFC 6749, 4.4)."""
 
@@ -132,4 +158,5 @@ class BackendAuth(Model, frozen=True):
     credentials: Annotated[list[ExtraCredential] | None, about("Further secrets.")] = None
     jwt_sign: Annotated[JwtSignAuth | None, about("A JWT signed by agw.")] = None
     oauth_token_exchange: Annotated[OAuthTokenExchangeAuth | None, about("A token for the caller, exchanged for his own.")] = None
+    cross_app_access: Annotated[CrossAppAccessAuth | None, about("A token for the caller by an identity assertion (ID-JAG).")] = None
     oauth_client_credentials: Annotated[OAuthClientCredentialsAuth | None, ours("A token for agw itself.")] = None

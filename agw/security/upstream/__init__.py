@@ -9,7 +9,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agw.runtime.plan_security import BackendAuthPlan, ClientCredentials, Credential, JwtSign, KeyCredential, PassthroughCredential, TokenExchange
+from agw.runtime.plan_security import (
+    BackendAuthPlan,
+    ClientCredentials,
+    Credential,
+    CrossAppAccess,
+    JwtSign,
+    KeyCredential,
+    PassthroughCredential,
+    TokenExchange,
+)
 from agw.security.contract import Request, SecurityHost
 
 if TYPE_CHECKING:
@@ -47,6 +56,10 @@ def _one(plan: Credential, host: SecurityHost, compile: Compile | None) -> Crede
         from agw.security.upstream.jwt_sign import JwtSignSource
 
         return JwtSignSource(plan, host, compile)
+    if isinstance(plan, CrossAppAccess):
+        from agw.security.upstream.cross_app import cross_app_source
+
+        return cross_app_source(plan, host, compile)
     raise ValueError(f"no source for {type(plan).__name__}")
 
 

@@ -11,18 +11,20 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Awaitable, Callable
 
 from agw.runtime.plan_security import LocationPlan, TokenExchange
 from agw.security.contract import Found, Request, SecurityHost
 from agw.security.credentials_in import Malformed, Reader, reader
 from agw.security.ext_authz.values import Compile, Value, ValueFailure
 from agw.security.upstream.source import CredentialError, Identity, Placer, Presented, places_of
-from agw.security.upstream.token_endpoint import ACCESS_TOKEN, JWT, MAX_TOKEN, Form, TokenEndpoint
+from agw.security.upstream.token_endpoint import ACCESS_TOKEN, JWT, MAX_TOKEN, Answer, Form, TokenEndpoint
 from agw.security.upstream.tokens import Issued, TokenCache
 
 _EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
-_JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
-_WHAT = "oauthTokenExchange"
+JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+Grant = Callable[[bytes], Awaitable[Answer]]
+"""A second step: what was issued, for the token the upstream takes. Errors: CredentialError."""
 MAX_PARAMETER = 8192
 """Octets of an additional parameter."""
 
@@ -33,11 +35,16 @@ class TokenExchangeSource:
     """The source."""
 
     __slots__ = (
-        "_accepted", "_actor", "_actor_type", "_cache", "_default_s", "_endpoint", "_fixed", "_is_exchange", "_more", "_place", "_read", "_verified", "places",
+        "_accepted", "_actor", "_actor_type", "_cache", "_default_s", "_endpoint", "_fixed", "_grant", "_is_exchange", "_more", "_place", "_read", "_verified",
+        "_what", "places",
     )  # fmt: skip
 
-    def __init__(self, plan: TokenExchange, host: SecurityHost, compile: Compile | None = None) -> None:
-        """Errors: ValueError for an unusable key or expression."""
+    def __init__(
+        self, plan: TokenExchange, host: SecurityHost, compile: Compile | None = None, grant: Grant | None = None, what: str = "oauthTokenExchange"
+    ) -> None:
+        """`grant` makes this the first of two steps, which issues nothing but `requested_type`. Errors: ValueError for an unusable key or expression."""
+        self._what = what
+        self._grant = grant
         self.places = places_of([plan.location, plan.subject or LocationPlan(), *([plan.actor] if plan.actor is not None else [])])
         self._place = Placer(plan.location)
         self._verified = plan.subject is None
@@ -45,12 +52,12 @@ class TokenExchangeSource:
         self._actor: Reader | None = None if plan.actor is None else reader(plan.actor)
         self._actor_type = plan.actor_type
         self._is_exchange = plan.grant == "tokenExchange"
-        self._accepted = frozenset((ACCESS_TOKEN, JWT, plan.requested_type))
+        self._accepted = frozenset((plan.requested_type,) if grant is not None else (ACCESS_TOKEN, JWT, plan.requested_type))
         self._default_s = plan.ttl_ns / 1e9
-        self._endpoint = TokenEndpoint(plan.call, plan.token_url, plan.client, host, _WHAT)
-        self._cache = TokenCache(host, _WHAT, plan.max_entries)
-        self._more = [(name, Value(text, f"{_WHAT}.additionalParams.{name}", compile)) for name, text in plan.additional_params_cel.items()]
-        self._fixed: Form = [("grant_type", _EXCHANGE if self._is_exchange else _JWT_BEARER)]
+        self._endpoint = TokenEndpoint(plan.call, plan.token_url, plan.client, host, what)
+        self._cache = TokenCache(host, what, plan.max_entries)
+        self._more = [(name, Value(text, f"{what}.additionalParams.{name}", compile)) for name, text in plan.additional_params_cel.items()]
+        self._fixed: Form = [("grant_type", _EXCHANGE if self._is_exchange else JWT_BEARER)]
         if self._is_exchange:
             self._fixed.append(("subject_token_type", plan.subject_type))
             self._fixed += [("requested_token_type", plan.requested_type)] if plan.requested_type else []
@@ -75,7 +82,9 @@ class TokenExchangeSource:
             pass  # nothing to exchange, so nothing was kept
 
     async def _ask(self, form: Form, identity: Identity | None) -> Issued:
-        answer = await self._endpoint.ask(self._fixed + form, self._accepted)
+        answer = await self._endpoint.ask(self._fixed + form, self._accepted, "bearer" if self._grant is None else "n_a")
+        if self._grant is not None:
+            answer = await self._grant(answer.token)
         lifetime_s = self._default_s if answer.lifetime_s is None else answer.lifetime_s
         claims = identity.claims.get("jwt") if identity is not None and self._verified else None
         end = claims.get("exp") if isinstance(claims, dict) else None
@@ -87,10 +96,10 @@ class TokenExchangeSource:
         """What depends on the caller. Errors: CredentialError (missing)."""
         subject = identity.token if self._verified and identity is not None else b""
         # A verified token that is no ASCII cannot be: what reads tokens takes visible ASCII only.
-        text = (subject or _found(self._read, request, "token")).decode("latin-1")
+        text = (subject or self._found(self._read, request, "token")).decode("latin-1")
         form: Form = [("subject_token" if self._is_exchange else "assertion", text)]
         if self._actor is not None:
-            form += [("actor_token", _found(self._actor, request, "actor's token").decode("ascii")), ("actor_token_type", self._actor_type)]
+            form += [("actor_token", self._found(self._actor, request, "actor's token").decode("ascii")), ("actor_token_type", self._actor_type)]
         if self._more:
             form += self._parameters(identity, request)
         return form
@@ -105,21 +114,20 @@ class TokenExchangeSource:
                 octets = value.octets(request, found, {})  # type: ignore[arg-type]  # a constant needs no request
                 text = octets.decode("utf-8")
             except (ValueFailure, UnicodeDecodeError):
-                raise CredentialError("missing", f"{_WHAT}: additionalParams.{name} has no value for this request") from None
+                raise CredentialError("missing", f"{self._what}: additionalParams.{name} has no value for this request") from None
             if len(octets) > MAX_PARAMETER:
-                raise CredentialError("missing", f"{_WHAT}: additionalParams.{name} is longer than {MAX_PARAMETER} octets")
+                raise CredentialError("missing", f"{self._what}: additionalParams.{name} is longer than {MAX_PARAMETER} octets")
             out.append((name, text))
         return out
 
-
-def _found(read: Reader, request: Request | None, what: str) -> bytes:
-    token = None if request is None else read(request)
-    if token is None:
-        raise CredentialError("missing", f"{_WHAT}: the caller brought no {what}")
-    if isinstance(token, Malformed) or len(token) > MAX_TOKEN:
-        cause = token.cause if isinstance(token, Malformed) else f"longer than {MAX_TOKEN} octets"
-        raise CredentialError("missing", f"{_WHAT}: the {what}: {cause}")
-    return token
+    def _found(self, read: Reader, request: Request | None, name: str) -> bytes:
+        token = None if request is None else read(request)
+        if token is None:
+            raise CredentialError("missing", f"{self._what}: the caller brought no {name}")
+        if isinstance(token, Malformed) or len(token) > MAX_TOKEN:
+            cause = token.cause if isinstance(token, Malformed) else f"longer than {MAX_TOKEN} octets"
+            raise CredentialError("missing", f"{self._what}: the {name}: {cause}")
+        return token
 
 
 def _key(identity: Identity | None, form: Form) -> bytes:

@@ -58,8 +58,11 @@ class TokenEndpoint:
 
             self._signer = Signer(client.key, client.alg, client.kid)
 
-    async def ask(self, form: Form, accepted: frozenset[str] = frozenset((ACCESS_TOKEN, JWT))) -> Answer:
-        """A token for this form. `accepted` are the issued token types taken, if the answer names one. Errors: CredentialError."""
+    async def ask(self, form: Form, accepted: frozenset[str] = frozenset((ACCESS_TOKEN, JWT)), kind: str = "bearer") -> Answer:
+        """A token for this form. `accepted` are the issued token types taken, if the answer names one; it must for another `kind` than bearer.
+
+        Errors: CredentialError.
+        """
         headers: Headers = [(b"content-type", b"application/x-www-form-urlencoded"), (b"accept", b"application/json")]
         form = [*form, *await self._authenticated(headers)]
         try:
@@ -75,15 +78,15 @@ class TokenEndpoint:
             raise CredentialError("refused", f"{self._what}: the token endpoint answers {answer.status}{shown}")
         if isinstance(says, Malformed):
             raise CredentialError("unreachable", f"{self._what}: the token endpoint's answer: {says.cause}")
-        return self._token(says, accepted)
+        return self._token(says, accepted, kind)
 
-    def _token(self, says: dict[str, Any], accepted: frozenset[str]) -> Answer:
+    def _token(self, says: dict[str, Any], accepted: frozenset[str], wanted: str) -> Answer:
         token, kind, issued = says.get("access_token"), says.get("token_type"), says.get("issued_token_type")
         if not isinstance(token, str) or len(token) > MAX_TOKEN or not _TOKEN.fullmatch(token):
             raise self._bad("no access_token in visible ASCII of at most 16 KiB")
-        if not isinstance(kind, str) or kind.lower() != "bearer":
-            raise self._bad("token_type is not Bearer")
-        if issued is not None and issued not in accepted:
+        if not isinstance(kind, str) or kind.lower() != wanted:
+            raise self._bad("token_type is not Bearer" if wanted == "bearer" else "token_type is not N_A")
+        if (issued is not None or wanted != "bearer") and (not isinstance(issued, str) or issued not in accepted):
             raise self._bad("issued_token_type is none that was asked for")
         lifetime = says.get("expires_in")
         # Some servers write the number as text.

@@ -17,6 +17,7 @@ from agw.runtime.plan_security import (
     CallPlan,
     ClientAuthPlan,
     ClientCredentials,
+    CrossAppAccess,
     JwtSign,
     KeyCredential,
     LocationPlan,
@@ -153,6 +154,27 @@ def test_client_credentials() -> None:
     assert isinstance(credential, ClientCredentials)
     assert credential.client == ClientAuthPlan("privateKeyJwt", "me", "", RSA_KEY.removesuffix("\n"), "RS256", "k", "https://idp.example/")
     assert (credential.scopes, credential.audience, credential.resource, credential.call.path) == (["a"], "api", "https://api.example/mcp", "/oauth/token")
+
+
+def test_cross_app_access() -> None:
+    made = plan("""
+        crossAppAccess:
+          subjectToken: {source: {expression: jwt.rawToken.unredacted()}}
+          identityProvider: {host: "https://idp.example", path: /token, clientAuth: {clientId: agent, clientSecret: a}}
+          resourceAuthorizationServer: {host: "https://as.example", path: /token, clientAuth: {clientId: me, clientSecret: b}}
+          audience: https://as.example
+          resources: ["https://api.example/"]
+          scopes: [todos.read]
+          cache: {maxEntries: 7}
+    """)
+    assert made is not None
+    (credential,) = made.credentials
+    assert isinstance(credential, CrossAppAccess)
+    assert (credential.max_entries, credential.exchange.audiences, credential.exchange.subject) == (7, ["https://as.example"], None)
+    assert credential.exchange.subject_type == "urn:ietf:params:oauth:token-type:id_token"
+    assert (credential.exchange.scopes, credential.grant.scopes, credential.exchange.resources) == (["todos.read"], ["todos.read"], ["https://api.example/"])
+    assert (credential.exchange.token_url, credential.grant.token_url) == ("https://idp.example/token", "https://as.example/token")
+    assert (credential.exchange.client, credential.grant.client) == (ClientAuthPlan("basic", "agent", "a"), ClientAuthPlan("basic", "me", "b"))
 
 
 def test_targets_take_the_most_specific_and_hosts_leave_it_to_the_route() -> None:

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agw.runtime.plan_security import BackendAuthPlan, CallPlan, ClientAuthPlan, ClientCredentials, LocationPlan, TokenExchange
+from agw.runtime.plan_security import BackendAuthPlan, CallPlan, ClientAuthPlan, ClientCredentials, CrossAppAccess, LocationPlan, TokenExchange
 from agw.security.contract import HttpAnswer
 from agw.security.upstream import make
 from agw.security.upstream.source import CredentialError, Presented
@@ -471,3 +471,61 @@ def test_a_parameter_without_value_is_no_request() -> None:
 def test_an_expression_needs_an_engine() -> None:
     with pytest.raises(ValueError, match="only text constants"):
         make(exchange(1, additional_params_cel={"a": "request.path"}), Host())
+
+
+# -------------------------------------------------------------------------------------------------- cross app access
+
+ID_JAG = "urn:ietf:params:oauth:token-type:id-jag"
+
+
+def cross(port: int) -> BackendAuthPlan:
+    id_token = "urn:ietf:params:oauth:token-type:id_token"
+    first = TokenExchange(
+        CallPlan(port, "/idp"), "https://idp.example/", ClientAuthPlan("post", "agent", "a"), subject_type=id_token, audiences=["https://as.example"],
+        resources=["https://r/"], scopes=["x"],
+    )  # fmt: skip
+    second = ClientCredentials(CallPlan(port, "/as"), "https://as.example/", ClientAuthPlan("post", "resource", "b"), scopes=["y"])
+    return BackendAuthPlan([CrossAppAccess(first, second)])
+
+
+def two_servers(first: dict[str, Any]) -> Callable[[Asked], Answer]:
+    second = {"access_token": "t0k", "token_type": "Bearer", "expires_in": 60}
+    return lambda asked: (200, [], json.dumps(first if asked.target == "/idp" else second).encode())
+
+
+def test_an_id_token_becomes_an_assertion_and_that_a_token() -> None:
+    async def test(peer: HttpPeer, host: Host) -> None:
+        source = make(cross(peer.port), host)
+        for _ in range(2):
+            assert await source.fetch(Caller(b"id"), None) == Presented(b"authorization: Bearer t0k\r\n")
+        first, second = peer.asked
+        assert sorted(form_of(first)) == sorted([
+            ("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange"), ("subject_token", "id"), ("requested_token_type", ID_JAG),
+            ("subject_token_type", "urn:ietf:params:oauth:token-type:id_token"), ("audience", "https://as.example"), ("resource", "https://r/"),
+            ("scope", "x"), ("client_id", "agent"), ("client_secret", "a"),
+        ])  # fmt: skip
+        assert sorted(form_of(second)) == sorted([
+            ("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer"), ("assertion", "a.b.c"), ("scope", "y"),
+            ("client_id", "resource"), ("client_secret", "b"),
+        ])  # fmt: skip
+        assert host.counted == {("crossAppAccess", "ok"): 1}
+
+    against(two_servers({"access_token": "a.b.c", "token_type": "N_A", "issued_token_type": ID_JAG}), test)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        {"access_token": "a.b.c", "token_type": "Bearer", "issued_token_type": ID_JAG},
+        {"access_token": "a.b.c", "token_type": "N_A"},
+        {"access_token": "a.b.c", "token_type": "N_A", "issued_token_type": ["x"]},
+        {"access_token": "a.b.c", "token_type": "N_A", "issued_token_type": "urn:ietf:params:oauth:token-type:access_token"},
+    ],
+)
+def test_what_is_no_assertion_goes_nowhere(first: dict[str, Any]) -> None:
+    async def test(peer: HttpPeer, host: Host) -> None:
+        with pytest.raises(CredentialError, match="crossAppAccess"):
+            await make(cross(peer.port), host).fetch(Caller(b"id"), None)
+        assert len(peer.asked) == 1
+
+    against(two_servers(first), test)
