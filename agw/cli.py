@@ -18,6 +18,7 @@ One door in front of MCP servers, A2A agents and model APIs.
   agw serve -f config.yaml        your own configuration
   agw validate -f config.yaml     every problem of a file, with its line
   agw explain -f config.yaml GET http://host/path
+  agw explain -f config.yaml --as claims.json --tool echo POST http://host/mcp
 """
 
 SIGNALS = """\
@@ -53,6 +54,13 @@ def build_parser() -> argparse.ArgumentParser:
     explain = commands.add_parser("explain", help="say what would happen to a request", description=about)
     explain.add_argument("-f", "--file", required=True, help="configuration to ask")
     explain.add_argument("-H", "--header", action="append", default=[], metavar="NAME: VALUE", help="a request header; may be repeated")
+    explain.add_argument("--as", dest="claims", metavar="FILE", help="JSON: claims of the caller's token, or {jwt: ..., apiKey: ...}; asks the rules")
+    thing = explain.add_mutually_exclusive_group()
+    thing.add_argument("--tool", metavar="NAME", help="ask the rules about a call of this tool (the target's own name)")
+    thing.add_argument("--prompt", metavar="NAME", help="... about this prompt")
+    thing.add_argument("--resource", metavar="URI", help="... about this resource")
+    explain.add_argument("--target", metavar="NAME", default="", help="MCP target of the tool, prompt or resource")
+    explain.add_argument("--arguments", metavar="JSON", help="arguments of the tool")
     explain.add_argument("method", metavar="METHOD", help="GET, POST, ...")
     explain.add_argument("url", metavar="URL", help="http://host[:port]/path[?query]; the port chooses the bind")
 
@@ -147,9 +155,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command == "validate":
         return validate(options.file)
     if options.command == "explain":
-        from agw.explain import explain
+        from agw.explain import explain, explain_as
 
-        return explain(options.file, options.method, options.url, options.header)
+        kind = next((name for name in ("tool", "prompt", "resource") if getattr(options, name) is not None), "")
+        if options.claims is None and not kind:
+            return explain(options.file, options.method, options.url, options.header)
+        name = getattr(options, kind) if kind else ""
+        return explain_as(options.file, options.method, options.url, options.header, options.claims, kind, name, options.target, options.arguments)
     if options.command == "schema":
         from agw.config.schema import schema_text
 

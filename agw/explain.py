@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from agw.runtime.plan import BackendRef, ClusterPlan, HeaderOps, Plan, PolicyPlan, RoutePlan
+from agw.runtime.plan_security import RulesPlan
 from agw.runtime.snapshot import BindKey
+
+if TYPE_CHECKING:
+    from agw.explain_rules import Asked
 
 
 def policy_lines(policies: PolicyPlan) -> list[str]:
@@ -17,6 +22,14 @@ def policy_lines(policies: PolicyPlan) -> list[str]:
         lines.append(f"timeout: the whole request within {policies.request_timeout_ns / 1e9:g} s")
     if policies.backend_timeout_ns:
         lines.append(f"timeout: the backend answers within {policies.backend_timeout_ns / 1e9:g} s")
+    if policies.sources:
+        lines.append(f"sources: {len(policies.sources.allow)} blocks allowed, {len(policies.sources.deny)} denied")
+    if policies.authorization:
+        lines.append(f"authorization: {rule_count(policies.authorization)}")
+    if policies.csrf:
+        lines.append(f"csrf: own origin and {len(policies.csrf.additional_origins)} more")
+    if policies.mcp_authorization:
+        lines.append(f"mcpAuthorization: {rule_count(policies.mcp_authorization)}")
     if policies.cors:
         lines.append(f"cors: origins {', '.join(policies.cors.allow_origins) or 'none'}")
     if policies.request_redirect:
@@ -32,6 +45,12 @@ def policy_lines(policies: PolicyPlan) -> list[str]:
     if policies.response_headers:
         lines.append("responseHeaderModifier: " + header_text(policies.response_headers))
     return lines
+
+
+def rule_count(plan: RulesPlan) -> str:
+    """How many rules of which effect."""
+    counts = {effect: sum(rule.effect == effect for rule in plan.rules) for effect in ("allow", "deny", "require")}
+    return ", ".join(f"{count} {effect}" for effect, count in counts.items() if count) or "no rule"
 
 
 def header_text(ops: HeaderOps) -> str:
@@ -76,7 +95,19 @@ def route_text(plan: Plan, route: RoutePlan) -> list[str]:
     return lines
 
 
-def explain(file: str, method: str, url: str, headers: list[str]) -> int:
+def explain_as(file: str, method: str, url: str, headers: list[str], claims: str | None, kind: str, name: str, target: str, arguments: str | None) -> int:
+    """`explain` with what the rules say to a caller with these claims (name of a file), about a thing of MCP when `kind` is given."""
+    from agw.explain_rules import Asked, read_claims
+
+    try:
+        asked = Asked(read_claims(claims), kind, name, target, None if arguments is None else arguments.encode())
+    except (OSError, ValueError) as error:
+        print(f"agw explain: {error}", file=sys.stderr)
+        return 2
+    return explain(file, method, url, headers, asked)
+
+
+def explain(file: str, method: str, url: str, headers: list[str], asked: Asked | None = None) -> int:
     """Print the decision; returns 0 when a route matches, 1 when none does or the file has problems."""
     from agw.config import ConfigErrors, load_file
     from agw.runtime.compile import CompileError, compile_plan
@@ -120,5 +151,10 @@ def explain(file: str, method: str, url: str, headers: list[str]) -> int:
         route = plan.routes[i]
         if (route.name, route.rule) == (label[3], label[4]):
             print("\n".join(route_text(plan, route)))
+            if asked is not None:
+                from agw.explain_rules import head_of, rule_lines  # loads the rules of the file once more
+
+                head = head_of(request_head(method, parts.netloc, target, headers), label, tls=listener_plan.tls is not None)
+                print("\n".join(rule_lines(plan, route.policies, head, asked) or ["rules:    none"]))
             break
     return 0

@@ -8,6 +8,10 @@ cdef enum:
     BUCKETS = 15            # 14 upper bounds and +Inf
 
 cdef enum:
+    DECISION_POLICIES = 16
+    DECISION_RESULTS = 8
+
+cdef enum:
     # Gauge and counter indexes inside a slot; names in agw/shm/layout.py, same order.
     G_CONNECTIONS = 0
     G_CONNECTIONS_TOTAL
@@ -35,7 +39,8 @@ cdef enum:
     G_MCP_CHILDREN_STARTED
     G_MCP_CHILDREN_RESTARTED
     G_MCP_CHILDREN_FAILED
-    G_COUNT
+    G_DECISIONS             # of policies: G_DECISIONS + policy * DECISION_RESULTS + result, named in agw/shm/reader.py
+    G_COUNT = G_DECISIONS + 128
 
 ctypedef struct Series:
     uint64_t key            # 0 = free; written last, so a reader never sees a half-made row

@@ -17,6 +17,8 @@ from typing_extensions import disjoint_base
 
 GAUGE_COUNT: Final[int]
 """Number of gauge and counter words in a slot; `agw.shm.layout.GAUGES` names them in order."""
+DECISION_SHAPE: Final[tuple[int, int]]
+"""(policies, results) of the counters of decisions, the last gauge words; `agw.shm.reader` names them in order."""
 SERIES_BYTES: Final[int]
 """Octets of one request row: a multiple of a cache line."""
 MCP_BYTES: Final[int]

@@ -24,6 +24,8 @@ def _fill_bounds():
 _fill_bounds()
 
 GAUGE_COUNT = G_COUNT
+DECISION_SHAPE = (DECISION_POLICIES, DECISION_RESULTS)
+assert G_COUNT == G_DECISIONS + DECISION_POLICIES * DECISION_RESULTS
 SERIES_BYTES = sizeof(Series)
 MCP_BYTES = sizeof(McpSeries)
 TOOL_BYTES = sizeof(ToolName)
@@ -119,10 +121,12 @@ cdef class Slot:
         row.buckets[b] += 1
 
     cdef int tool(self, uint32_t label, const char* name, uint32_t n) noexcept:
-        # The number of a name that is known; -1: it is not.
+        # The number of a name that is known, TOOL_OTHER when it never will be; -1: it may be learned.
+        cdef int known
         if self.tool_map is None:
             return -1
-        return self.tool_map.find(label, name, n)
+        known = self.tool_map.find(label, name, n)
+        return TOOL_OTHER if known < 0 and n and (self.tool_count >= self.tool_cap or n > TOOL_ROOM) else known
 
     def read_series(self):
         cdef uint32_t i

@@ -23,6 +23,10 @@ cdef class Call:
     cdef readonly uint32_t prefix_len
     cdef readonly uint32_t route    # label
     cdef readonly int number        # of the method, in methods.RPC_METHODS; -1: none
+    cdef readonly object identity   # gate.Identity of the caller, or None without a gate
+    cdef readonly object gate       # gate.Gate of the route, or None
+    cdef readonly bint secure       # the client speaks TLS
+    cdef readonly tuple labels      # of the route: bind, gateway, listener, route, rule
     cdef readonly bint started
     cdef readonly bint ended
     cdef bint chunked

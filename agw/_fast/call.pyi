@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from typing_extensions import disjoint_base
 
+from agw._fast.gate import Charge, Gate, Identity
 from agw._fast.policy import Choice
 
 MAX_QUEUED: int
@@ -70,6 +71,18 @@ class Call:
     def service(self) -> Any:
         """Who was given it."""
     @property
+    def identity(self) -> Identity | None:
+        """Whom it is from; None when the route has no gate."""
+    @property
+    def gate(self) -> Gate | None:
+        """The route's gate."""
+    @property
+    def secure(self) -> bool:
+        """Does the client speak TLS?"""
+    @property
+    def labels(self) -> tuple[str, str, str, str, str]:
+        """(bind, gateway, listener, route, rule)."""
+    @property
     def prefix_len(self) -> int:
         """Octets of `path` that the route's prefix matched."""
     @property
@@ -104,6 +117,8 @@ class Call:
         """What the counters look at when the answer goes out in pieces: the JSON-RPC response. `reply` does it by itself."""
     def note_fields(self, fragment: bytes) -> None:
         """More fields for the access log: a JSON fragment from a comma on. What is over 8 KiB in all is left out."""
+    def hold(self, charge: Charge) -> None:
+        """A charge of a concurrency limit that ends with this request, or at once when it has ended."""
     def not_counted(self) -> None:
         """The MCP counters leave this request to `arena.Slot.observe_mcp`."""
     @property

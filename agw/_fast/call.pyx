@@ -8,6 +8,7 @@
 from libc.stdint cimport INT64_MAX, uint32_t
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 
+from agw._fast.gate cimport give_back
 from agw._fast.exchange cimport X_RESPONSE, Exchange
 from agw._fast.forward cimport Out, put, put_hex, put_int, status_text
 from agw._fast.http1 cimport FRAMING_CHUNKED, FRAMING_EOF, CLimits, Head, head_free, head_init, head_reset, request_head_feed
@@ -85,6 +86,16 @@ cdef class Call:
                 fragment = x.noted + fragment
             if PyBytes_GET_SIZE(fragment) <= MAX_NOTED:
                 x.noted = fragment
+
+    def hold(self, charge not None):
+        # A charge of a concurrency limit that ends with this request.
+        cdef Exchange x = self.exchange
+        if x is None:
+            give_back([charge])
+            return
+        if x.permits is None:
+            x.permits = []
+        x.permits.append(charge)
 
     def not_counted(self):
         # Somebody else counts what this request asks for.
@@ -277,4 +288,8 @@ def make(Exchange x, object service, str method, bytes path, bytes query, list h
     call.prefix_len = prefix_len
     call.route = x.route.label
     call.number = x.rpc
+    call.identity = x.identity
+    call.gate = x.route.gate
+    call.secure = x.down.secure
+    call.labels = x.route.labels
     return call

@@ -1,6 +1,6 @@
 # MCP requests that need no Python code: which session, which target, under which name. See calls.pyi.
 
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport uint64_t, int64_t, uint32_t
 
 from agw._fast.http1 cimport Head
 from agw._fast.jsonrpc cimport Envelope
@@ -11,9 +11,11 @@ cdef class CallSession:
     cdef readonly bytes version     # what MCP-Protocol-Version may say
     cdef readonly dict flights      # raw id -> Exchange, of what is under way
     cdef readonly int64_t used_ns   # when it was used last (reactor clock)
+    cdef readonly bytes principal   # whose it is: Identity.key, b"" for nobody
     cdef readonly bytes log_fields  # what the access log says of its requests
 
 cdef class CallTable:
+    cdef readonly uint64_t stamp    # another one whenever a name may lead elsewhere than before
     cdef readonly dict sessions     # id -> CallSession
     cdef readonly dict tools        # public name between its quotes -> (target, own name there)
     cdef readonly list modern       # by target: Choice, or None
@@ -32,3 +34,5 @@ cdef Choice find_way(CallTable table, const Head* h, const char* buf, const Enve
                      Way* way, list found)
 cdef bint answers(const char* p, size_t n, const char* ident, uint32_t size) noexcept nogil
 cdef bint may_relay(CallTable table, const char* p, size_t n) noexcept nogil
+cdef bint has_state(const char* p, size_t n) noexcept nogil
+cdef bint is_for_anybody(const char* p, size_t n) noexcept nogil

@@ -29,7 +29,7 @@ class Flight(Protocol):
 class CallSession:
     """A session's ways. Owner: the service, which takes it out of `CallTable.sessions` when the session ends."""
 
-    def __init__(self, choices: list[Choice | None], version: bytes, log_fields: bytes = b"") -> None:
+    def __init__(self, choices: list[Choice | None], version: bytes, log_fields: bytes = b"", principal: bytes = b"") -> None:
         """`choices` by target, each with the target's session id in its header edits; `version` as negotiated; `log_fields`: a JSON
         fragment for the access log, empty or from a comma on."""
     @property
@@ -39,6 +39,9 @@ class CallSession:
     def version(self) -> bytes: ...
     @property
     def log_fields(self) -> bytes: ...
+    @property
+    def principal(self) -> bytes:
+        """`Identity.key` of whoever may use it."""
     @property
     def flights(self) -> dict[bytes, Flight]:
         """By raw id: what is under way here."""
@@ -74,5 +77,8 @@ class CallTable:
         """
     def learn_host(self, host: bytes) -> None:
         """A value of Host passed the guard."""
+    @property
+    def stamp(self) -> int:
+        """Another one whenever a name may lead elsewhere than before; licences (`gate.License`) bear it."""
     def forget_tools(self) -> None:
         """Names may lead elsewhere now."""

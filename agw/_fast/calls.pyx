@@ -6,7 +6,7 @@
 # - everything it knows was put here by that code after it had judged the same thing once;
 # - it opens nothing and sends nothing.
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 
@@ -26,8 +26,19 @@ cdef enum:
     MAX_HOSTS = 256
 
 
+cdef uint64_t stamps = 0
+
+
+cdef uint64_t next_stamp() noexcept:
+    # Of all tables of this process: no licence of one is good in another.
+    global stamps
+    stamps += 1
+    return stamps
+
+
 cdef class CallSession:
-    def __init__(self, list choices not None, bytes version not None, bytes log_fields=b""):
+    def __init__(self, list choices not None, bytes version not None, bytes log_fields=b"", bytes principal=b""):
+        self.principal = principal
         self.choices = choices
         self.version = version
         self.log_fields = log_fields
@@ -42,11 +53,14 @@ cdef class CallTable:
         self.hosts = set() if guarded else None
         self.plain = plain
         self.watched = watched
+        self.stamp = next_stamp()
 
     def learn_tool(self, bytes public not None, uint32_t target, bytes own not None, bint modern):
         place = self.tools.get(public)
         if place == (target, own, True):
             return
+        if place is not None:
+            self.stamp = next_stamp()
         if len(self.tools) >= MAX_NAMES:
             self.tools.clear()
         self.tools[public] = (target, own, modern)
@@ -57,6 +71,7 @@ cdef class CallTable:
 
     def forget_tools(self):
         self.tools.clear()
+        self.stamp = next_stamp()
 
 
 cdef inline bint is_value(const char* buf, const Header* f, const char* text, uint32_t n) noexcept nogil:
@@ -245,3 +260,13 @@ cdef bint may_relay(CallTable table, const char* p, size_t n) noexcept nogil:
     # Is there certainly nothing in this result that has to be rewritten? (federation.rewrite.needs, the other way round)
     return memmem(p, n, b"uri", 3) == NULL and memmem(p, n, b"esource", 7) == NULL and memmem(p, n, b"taskId", 6) == NULL \
         and memmem(p, n, b"\\u", 2) == NULL
+
+
+cdef bint has_state(const char* p, size_t n) noexcept nogil:
+    # May a request bring back a state that is sealed for its caller?
+    return memmem(p, n, b"requestState", 12) != NULL
+
+
+cdef bint is_for_anybody(const char* p, size_t n) noexcept nogil:
+    # Is there certainly nothing in this result that is to be bound to its caller: a task's id, a state?
+    return memmem(p, n, b"taskId", 6) == NULL and memmem(p, n, b"requestState", 12) == NULL and memmem(p, n, b"\\u", 2) == NULL

@@ -36,6 +36,7 @@ cdef class Downstream(Downlink):
     cdef bint consuming
     cdef bint client_closes         # the request said this is the last one
     cdef bint in_head               # some octets of a head are here
+    cdef bint gated                 # the request waits at the gate: head and headbuf are its
     cdef bint shaking               # the TLS handshake is not over
     cdef bint in_hello              # and has begun
     cdef int64_t head_started
@@ -57,6 +58,7 @@ cdef class Downstream(Downlink):
     cdef int consume_buffered(self) except -1
     cdef size_t consume(self, const char* p, size_t n) except? 0
     cdef size_t begin_request(self, Head* h, const char* buf, const char* rest, size_t n) except? 0
+    cdef size_t go_on(self, int want, Head* h, const char* buf, const char* rest, size_t n) except? 0
     cdef size_t take_body(self, const char* p, size_t n) except? 0
     cdef int buffered(self) except -1
     cdef int refuse(self, Head* h) except -1

@@ -18,7 +18,7 @@ from posix.unistd cimport close as c_close
 
 from agw._fast.arena cimport (G_ACCEPT_PAUSED, G_CONNECTIONS, G_CONNECTIONS_TOTAL, G_PARSE_ERRORS, G_RECEIVED_BYTES, G_SENT_BYTES,
                               G_TLS_HANDSHAKE_FAILURES, G_TLS_HANDSHAKES)
-from agw._fast.exchange cimport DONE_LOCALLY, WANT_BUFFER, Context, Downlink, Exchange
+from agw._fast.exchange cimport DONE_LOCALLY, WANT_BUFFER, WANT_GATE, Context, Downlink, Exchange
 from agw._fast.forward cimport (E_BODY_TIMEOUT, E_DRAIN_CUT, E_HEADER_TIMEOUT, E_MALFORMED, E_OVERLOAD, E_PLAIN_HTTP, E_TOO_LARGE,
                                 Failure, Out, build_reply, failure, is_hop_field, reason_name)
 from agw._fast.http1 cimport (BODY_DATA, BODY_END, BODY_ERROR, F_EXPECT_CONTINUE, FRAMING_CHUNKED, FRAMING_LENGTH,
@@ -562,9 +562,6 @@ cdef class Downstream(Downlink):
         # A head is complete. Returns how many octets of `rest` belong to it and are used.
         cdef Exchange x = self.ctx.take_exchange()
         cdef int want
-        cdef size_t used = 0
-        cdef size_t size
-        cdef bint whole
         self.requests += 1
         if self.from_worker:
             self.take_peer(h, buf)
@@ -580,6 +577,50 @@ cdef class Downstream(Downlink):
         self.state = S_BUSY
         self.ctx.reactor.disarm(&self.timer)
         want = x.begin(h, buf)
+        if want == WANT_GATE:
+            # Head and body wait; nothing more is read meanwhile.
+            self.gated = True
+            buf_append(&self.headbuf, buf, h.size)
+            if self.head == NULL:
+                self.head = self.ctx.detach_head(h)
+            return 0
+        return self.go_on(want, h, buf, rest, n)
+
+    cdef int entered(self) except -1:
+        # The request that waited at the gate may go on.
+        cdef Exchange x = self.exchange
+        cdef size_t used
+        cdef int want
+        cdef Head* h = self.head
+        cdef const char* buf = self.headbuf.p + self.headbuf.off
+        cdef const char* rest = b""
+        self.gated = False
+        if self.inbuf.len:
+            rest = self.inbuf.p + self.inbuf.off
+        self.ctx.reactor.disarm(&self.timer)
+        x.locate_path(h, buf)
+        self.consuming = True
+        try:
+            want = x.choose(h, buf)
+            used = self.go_on(want, h, buf, rest, self.inbuf.len)
+        finally:
+            self.consuming = False
+        if self.state == S_CLOSED:
+            return 0
+        if self.state != S_BUFFER:
+            buf_clear(&self.headbuf)
+        if used and self.inbuf.len:
+            buf_consume(&self.inbuf, used if used < self.inbuf.len else self.inbuf.len)
+        if self.inbuf.len or self.readable:
+            self.ctx.reactor.defer(self)
+        return 0
+
+    cdef size_t go_on(self, int want, Head* h, const char* buf, const char* rest, size_t n) except? 0:
+        # What begin() or choose() decided is carried out.
+        cdef Exchange x = self.exchange
+        cdef size_t used = 0
+        cdef size_t size
+        cdef bint whole
         if want == DONE_LOCALLY:
             # Answered already; exchange_done() chose the next state. The body, if any, is still to be skipped.
             if self.head != NULL:
@@ -597,7 +638,8 @@ cdef class Downstream(Downlink):
                 return size
             self.state = S_BUFFER
             self.body_until = self.ctx.reactor.now + BUFFER_NS
-            buf_append(&self.headbuf, buf, h.size)
+            if self.headbuf.len == 0:
+                buf_append(&self.headbuf, buf, h.size)
             if self.head == NULL:
                 self.head = self.ctx.detach_head(h)
             if self.head.flags & F_EXPECT_CONTINUE and n == 0:
@@ -748,6 +790,9 @@ cdef class Downstream(Downlink):
         # The exchange is over (and already forgotten); what happens to the connection?
         cdef int was = self.state
         self.read_paused = False
+        if self.gated:
+            self.gated = False
+            self.free_head()
         if was == S_CLOSED:
             return 0
         if broken:

@@ -6,6 +6,7 @@ from agw._fast.accesslog cimport AccessLog
 from agw._fast.arena cimport Slot
 from agw._fast.calls cimport CallSession
 from agw._fast.forward cimport Out
+from agw._fast.gate cimport Gate, Identity, License
 from agw._fast.http1 cimport Body, CLimits, Head
 from agw._fast.jsonrpc cimport Envelope
 from agw._fast.policy cimport Bind, Choice, Match, Route
@@ -22,12 +23,15 @@ cdef enum:
     X_RESPONSE              # response head went to the client
     X_TUNNEL                # 101: octets both ways
     X_SERVICE               # handed to Python code (call.pyx)
+    X_GATE                  # the gate's keeper is asked (entry.pyx)
 
 cdef enum:
     # What begin() decided
     DONE_LOCALLY = 0
     WANT_STREAM = 1
     WANT_BUFFER = 2
+    WANT_GATE = 3           # somebody is asked whether it may enter
+    ENTERED = 4
 
 cdef class Context:
     cdef readonly Reactor reactor
@@ -44,6 +48,7 @@ cdef class Context:
     cdef list free_exchanges
     cdef dict per_address
     cdef object make_call           # call.make
+    cdef object make_entry          # entry.make
     cdef object make_fetch          # fetch.adopt
     cdef Exchange take_exchange(self)
     cdef uint64_t random(self) noexcept
@@ -55,6 +60,8 @@ cdef class Downlink(Stream):
     cdef Bind bind
     cdef Exchange exchange
     cdef Timer deadline             # the exchange's total time
+    cdef Identity known             # whom the last request was from
+    cdef bytes mark                 # digest of the client's certificate, b"" without one; None: not looked for yet
     cdef char peer[72]
     cdef uint32_t peer_len
     cdef uint32_t peer_ip_len
@@ -69,6 +76,7 @@ cdef class Downlink(Stream):
     cdef int begin_tunnel(self) except -1
     cdef int exchange_done(self, bint broken) except -1
     cdef int resume_reading(self) except -1
+    cdef int entered(self) except -1
 
 cdef class Exchange(Client):
     cdef Context ctx
@@ -124,12 +132,23 @@ cdef class Exchange(Client):
     cdef int tool                   # number of the tool's name in the counters; below 1: none
     cdef int outcome                # what the answer is to the counters (outcome.pxd)
     cdef int32_t rpc_code           # its JSON-RPC error code, or 0
+    cdef Identity identity          # whom it is from, when the route has a gate
+    cdef object entry               # the Entry, while its keeper is asked
+    cdef object refused             # the Refusal that ended it: `error` points into it
+    cdef list permits               # charges of concurrency limits that end with it
     cdef bytes noted                # more fields for the access log, or None
 
     cdef int open(self, int method, int version) except -1
     cdef int begin(self, Head* h, const char* buf) except -1
     cdef int locate_path(self, Head* h, const char* buf) except -1
     cdef int admit(self, Head* h, const char* buf) except -1
+    cdef int enter(self, Gate gate, Head* h, const char* buf) except -1
+    cdef int pass_in(self, Identity who, License licence) except -1
+    cdef bint charge(self, License licence) except -1
+    cdef int opened(self, Identity who, License licence) except -1
+    cdef int turn_away(self, object refusal) except -1
+    cdef int choose(self, Head* h, const char* buf) except -1
+    cdef list fields(self, Head* h, const char* buf)
     cdef int redirect(self, rule, Head* h, const char* buf) except -1
     cdef int message(self, const char* body, size_t n) except -1
     cdef int dispatch(self, Head* h, const char* buf, const char* body, size_t n, bint complete, bint chunked) except -1

@@ -16,14 +16,15 @@ from libc.string cimport memcmp
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 
 import time
+from hashlib import sha256
 from email.utils import formatdate
 
 from agw._fast.accesslog cimport AccessLog, Record, spread
 from agw._fast.arena cimport G_EXCHANGES, G_IN_FLIGHT, G_RELAY_PAUSES, G_RETRIES, Slot
-from agw._fast.calls cimport CallSession, CallTable, Way, answers, find_way, may_relay
-from agw._fast.forward cimport (E_BAD_PATH, E_BODY_CUT, E_CLIENT_GONE, E_CONNECT, E_CONNECT_TIMEOUT, E_DNS, E_INTERNAL,
+from agw._fast.calls cimport CallSession, CallTable, Way, answers, find_way, has_state, is_for_anybody, may_relay
+from agw._fast.forward cimport (E_BAD_PATH, E_BODY_CUT, E_CLIENT_GONE, E_CLOSED, E_CONNECT, E_CONNECT_TIMEOUT, E_DNS, E_INTERNAL,
                                 E_JSON, E_METHOD, E_NO_BACKEND, E_NO_LISTENER, E_NO_ROUTE, E_MISDIRECTED, E_PROTOCOL,
-                                E_QUEUE_FULL, E_QUEUE_TIMEOUT, E_REQUEST_TIMEOUT, E_RESET, E_RESPONSE_TIMEOUT, E_TLS, E_TOO_LARGE, E_UPGRADE,
+                                E_QUEUE_FULL, E_QUEUE_TIMEOUT, E_RATE, E_REQUEST_TIMEOUT, E_RESET, E_RESPONSE_TIMEOUT, E_TLS, E_TOO_LARGE, E_UPGRADE,
                                 Failure, Out, RequestContext, build_reply, build_request, build_response, failure, put,
                                 put_hex, reason_name, upgrade_elements)
 from agw._fast.http1 cimport (BODY_DATA, BODY_END, BODY_ERROR, F_EVENT_STREAM, F_UPGRADE, FRAMING_CHUNKED, FRAMING_EOF,
@@ -31,6 +32,7 @@ from agw._fast.http1 cimport (BODY_DATA, BODY_END, BODY_ERROR, F_EVENT_STREAM, F
                               M_OPTIONS, M_POST, M_PUT, M_TRACE, CLimits, Head, body_feed, body_init, equals_lower,
                               head_free, head_init, head_reset, needs_normalising, normalise_path, request_head_feed,
                               response_head_feed)
+from agw._fast.gate cimport Charge, Gate, Identity, License, give_back
 from agw._fast.jsonrpc cimport KIND_BATCH, KIND_REQUEST, KIND_RESPONSE, Envelope, envelope_scan
 from agw._fast.policy cimport Http, Match, Route
 from agw._fast.methods cimport rpc_kind, rpc_number
@@ -54,7 +56,14 @@ cdef enum:
     RPC_RESPONSE = 2
     RPC_GET = 3
     RPC_DELETE = 4
+    RPC_LIST = 9
     RPC_CALL = 10
+
+
+cdef inline bint is_named(Identity who) noexcept:
+    # Is there somebody whom states and tasks belong to?
+    return who is not None and PyBytes_GET_SIZE(who.key) != 0
+
 
 cdef bytes MODERN_FIELDS = b',"mcp.era":"modern","mcp.protocol.version":"2026-07-28"'
 
@@ -79,8 +88,10 @@ cdef class Context:
         self.response_limits.max_trailers = 8192
         head_init(&self.response_head, &self.response_limits)
         from agw._fast.call import make
+        from agw._fast.entry import make as make_entry
         from agw._fast.fetch import adopt
         self.make_call = make
+        self.make_entry = make_entry
         self.make_fetch = adopt
         self.refresh_date()
 
@@ -130,6 +141,7 @@ cdef class Context:
         return own
 
 
+cdef dict _PRINTABLE = {**{i: 63 for i in range(32)}, 34: 39, 92: 47, 127: 63}
 cdef bytes _BEFORE_ID = b'{"jsonrpc":"2.0","id":'
 cdef bytes _BEFORE_RESULT = b',"result":'
 
@@ -142,6 +154,9 @@ cdef class Downlink(Stream):
         return 0
 
     cdef int resume_reading(self) except -1:
+        return 0
+
+    cdef int entered(self) except -1:
         return 0
 
     def __dealloc__(self):
@@ -189,6 +204,9 @@ cdef class Exchange(Client):
         self.outcome = 0
         self.rpc_code = 0
         self.noted = None
+        self.identity = None
+        self.refused = None
+        self.permits = None
         self.envelope.kind = 0
         self.method_len = self.path_log_len = self.host_len = self.name_len = self.id_len = self.rpc_len = 0
         self.bind = self.down.bind
@@ -252,9 +270,9 @@ cdef class Exchange(Client):
         return 0
 
     cdef int admit(self, Head* h, const char* buf) except -1:
-        # Route policies in phase order: cors, redirect, direct response, choice of backend.
+        # Route policies in phase order: cors, who may enter, and what choose() decides.
         cdef Route route = self.route
-        cdef Http http = self.bind.http
+        cdef int want
         cdef uint32_t i
         cdef bytes origin
         cdef bint asks = False
@@ -269,6 +287,123 @@ cdef class Exchange(Client):
                 self.reply(200, NULL, b"", route.cors.preflight(origin), 1)
                 return DONE_LOCALLY
             self.cors_lines = route.cors.response_lines(origin)
+        if route.gate is not None:
+            want = self.enter(<Gate> route.gate, h, buf)
+            if want != ENTERED:
+                return want
+        return self.choose(h, buf)
+
+    cdef int enter(self, Gate gate, Head* h, const char* buf) except -1:
+        # ENTERED, WANT_GATE (the keeper takes its time), or DONE_LOCALLY (refused).
+        cdef Identity who = None
+        cdef bytes shown
+        cdef int state
+        cdef bint simple
+        if self.down.mark is None:
+            certificate = self.down.tls.certificate() if self.down.tls is not None else None
+            self.down.mark = b"" if certificate is None else sha256(certificate).digest()
+        simple = len(gate.headers) == 1 and not gate.elsewhere and not gate.by_peer and not self.down.mark
+        if simple:
+            who = gate.recall(h, buf, self.down.known, self.ctx.reactor.now)
+            if who is not None:
+                self.down.known = who
+                return self.pass_in(who, who.entry)
+        shown = gate.shown(h, buf, self.down.peer[:self.down.peer_ip_len], self.down.mark)
+        if shown is not None and not simple:
+            who = gate.find(shown, self.ctx.reactor.now)
+            if who is not None:
+                return self.pass_in(who, who.entry)
+        self.is_rpc = self.route.speaks_rpc
+        if gate.keeper is None:
+            self.fail(E_CLOSED, NULL, 0, 0)
+            return DONE_LOCALLY
+        entry = self.ctx.make_entry(
+            self, gate, self.path[:self.path_len], buf[h.query_off:h.query_off + h.query_len] if h.has_query else None, self.fields(h, buf), shown)
+        self.entry = entry
+        try:
+            state = entry._ask()
+        except Exception as error:
+            self.ctx.reactor.on_error(error)
+            self.fail(E_CLOSED, NULL, 0, 0)
+            return DONE_LOCALLY
+        if state == 0:
+            self.phase = X_GATE
+            return WANT_GATE
+        if state == 2:
+            self.turn_away(entry.refusal)
+            return DONE_LOCALLY
+        return self.pass_in(entry.identity, entry.licence)
+
+    cdef int pass_in(self, Identity who, License licence) except -1:
+        self.identity = who
+        # What another worker passes on was charged there.
+        if licence.charges and not self.down.from_worker and not self.charge(licence):
+            return DONE_LOCALLY
+        return ENTERED
+
+    cdef bint charge(self, License licence) except -1:
+        # False: a limit is reached, and the request has been refused. What other limits took is not given back: asking costs.
+        cdef Charge c
+        cdef bytes lines = None
+        for c in licence.charges:
+            if not c.limit.take(c.key, c.cost, self.ctx.reactor.now, self.ctx.reactor.wall):
+                lines = c.limit.lines()
+                self.cors_lines = lines if self.cors_lines is None else self.cors_lines + lines
+                self.is_rpc = self.route.speaks_rpc
+                self.fail(E_RATE, NULL, 0, 0)
+                return False
+            if c.limit.kind == 1:
+                if self.permits is None:
+                    self.permits = []
+                self.permits.append(c)
+            elif lines is None:
+                lines = c.limit.lines()
+        if lines is not None:
+            self.cors_lines = lines if self.cors_lines is None else self.cors_lines + lines
+        return True
+
+    cdef int opened(self, Identity who, License licence) except -1:
+        # The keeper let it in, after a while. The head is with the connection.
+        if self.pass_in(who, licence) == ENTERED:
+            self.down.entered()
+        return 0
+
+    cdef int turn_away(self, refusal) except -1:
+        # Somebody may not enter. `cause` is for the log, `message` for the caller.
+        cdef bytes message = refusal.message
+        cdef bytes cause = (refusal.cause or message.decode("latin-1")).translate(_PRINTABLE).encode("ascii", "replace")[:256]
+        cdef bytes body = refusal.body
+        cdef bytes ident = b"null"
+        self.refused = cause
+        self.error = PyBytes_AS_STRING(cause)
+        self.drop_upstream()
+        if body is None and self.is_rpc:
+            self.rpc_code = refusal.code
+            self.outcome = outcome_of_code(self.rpc_code)
+            if self.id_len:
+                start = self.method_len + self.host_len + self.path_log_len
+                ident = self.meta.p[self.meta.off + start:self.meta.off + start + self.id_len]
+            body = b'{"jsonrpc":"2.0","id":%b,"error":{"code":%d,"message":"%b","data":{"reason":"%b","status":%d}}}' % (
+                ident, refusal.code, message.replace(b'"', b"'"), reason_name(refusal.reason), refusal.status)
+        elif body is None:
+            body = b'{"error":{"status":%d,"reason":"%b","message":"%b"}}' % (
+                refusal.status, reason_name(refusal.reason), message.replace(b'"', b"'"))
+        return self.reply(refusal.status, PyBytes_AS_STRING(<bytes> refusal.content_type), body, refusal.lines, refusal.reason)
+
+    cdef list fields(self, Head* h, const char* buf):
+        # Copies: names in lower case, wire order.
+        cdef uint32_t i
+        cdef list found = []
+        for i in range(h.nheaders):
+            found.append((buf[h.headers[i].name_off:h.headers[i].name_off + h.headers[i].name_len].lower(),
+                          buf[h.headers[i].value_off:h.headers[i].value_off + h.headers[i].value_len]))
+        return found
+
+    cdef int choose(self, Head* h, const char* buf) except -1:
+        # What happens with a request that may enter: redirect, direct response, or a backend.
+        cdef Route route = self.route
+        cdef Http http = self.bind.http
+        self.is_rpc = False
         if route.redirect is not None:
             return self.redirect(route.redirect, h, buf)
         if route.direct is not None:
@@ -361,7 +496,10 @@ cdef class Exchange(Client):
         cdef Upstream up
         cdef bytes built
         if self.choice.service is not None:
-            if self.choice.table is None or self.take_shortcut(h, buf, body, n) == 0:
+            taken = 0 if self.choice.table is None else self.take_shortcut(h, buf, body, n)
+            if taken < 0:
+                return 0
+            if taken == 0:
                 return self.hand_over(h, buf, body, n)
             cluster = self.choice.cluster
             if self.spliced.len:
@@ -401,7 +539,7 @@ cdef class Exchange(Client):
         else:
             rc.framing = h.framing
             rc.length = h.content_length if h.content_length > 0 else 0
-        if build_request(&o, h, buf, self.choice, self.bind.http, &rc) < 0:
+        if build_request(&o, h, buf, self.choice, self.bind.http, &rc, self.identity.edits if self.identity is not None else None, None) < 0:
             return self.fail(E_INTERNAL, NULL, 0, 0)
         self.own_name = self.trace_parent = NULL
         if chunked:
@@ -429,17 +567,32 @@ cdef class Exchange(Client):
         return self.send_first(up, &o, body, n)
 
     cdef int take_shortcut(self, Head* h, const char* buf, const char* body, size_t n) except -1:
-        # 1: one of the service's targets answers this without it, and self.choice says which.
+        # 1: one of the service's targets answers this without it, and self.choice says which. -2: refused, it is over.
         cdef Way way
         cdef Envelope* e = &self.envelope
         cdef list found = []
         cdef CallTable table = <CallTable> self.choice.table
         cdef Choice choice
+        cdef Gate gate
+        cdef License licence
         if self.method != M_POST:
             return 0
         choice = find_way(table, h, buf, e, body, n, self.rpc, &way, found)
         if choice is None:
             return 0
+        if found and (<CallSession> found[0]).principal != (self.identity.key if self.identity is not None else b""):
+            return 0
+        if is_named(self.identity) and has_state(body, n):
+            return 0
+        gate = <Gate> self.route.gate
+        if gate is not None and gate.messages:
+            # Also what another worker passed on: it did so before it looked at the message.
+            # What is judged by more than who calls what is judged in Python, and so is every name for the first time.
+            licence = gate.licence(self.identity, body[e.name.off:e.name.off + e.name.len]) if self.rpc == RPC_CALL else None
+            if licence is None or licence.stamp != table.stamp:
+                return 0
+            if licence.charges and not self.charge(licence):
+                return -2
         self.served = self.choice
         self.choice = choice
         self.legacy = way.modern == 0
@@ -544,12 +697,8 @@ cdef class Exchange(Client):
     cdef object new_call(self, Head* h, const char* buf, bytes text):
         # Everything Python code may look at is copied, because it may wait.
         cdef Envelope* e = &self.envelope
-        cdef uint32_t i
-        cdef list headers = []
+        cdef list headers = self.fields(h, buf)
         cdef tuple envelope = ("", None, None, None, None, None)
-        for i in range(h.nheaders):
-            headers.append((buf[h.headers[i].name_off:h.headers[i].name_off + h.headers[i].name_len].lower(),
-                            buf[h.headers[i].value_off:h.headers[i].value_off + h.headers[i].value_len]))
         if self.method == M_POST:
             envelope = (_kinds[e.kind],
                         text[e.id.off:e.id.off + e.id.len] if e.id_kind else None,
@@ -773,6 +922,8 @@ cdef class Exchange(Client):
         cdef uint32_t i
         cdef bint typed = False
         cdef bint watched = (<CallTable> self.served.table).watched
+        # What a result says of tasks and states is the caller's own, where callers have names. Lists hold neither.
+        cdef bint owned = self.rpc != RPC_LIST and is_named(self.identity)
         cdef size_t size
         cdef const char* ident = self.meta.p + self.meta.off + self.method_len + self.host_len + self.path_log_len
         if h.status != 200 or h.framing != FRAMING_LENGTH or n == 0 or h.flags & F_EVENT_STREAM:
@@ -785,14 +936,14 @@ cdef class Exchange(Client):
         size = <size_t> h.content_length
         if n < size:
             # The rest is relayed as it comes; what it answers is to be seen at once.
-            return not watched and answers(rest, n, ident, self.id_len)
+            return not watched and not owned and answers(rest, n, ident, self.id_len)
         if size <= WHOLE:
             if envelope_scan(rest, <uint32_t> size, &e, 64) < 0 or e.kind != KIND_RESPONSE or e.id.len != self.id_len \
                     or memcmp(rest + e.id.off, ident, self.id_len) != 0:
                 return False
         elif not answers(rest, size, ident, self.id_len) or rest[size - 1] != b"}":
             return False
-        return not watched or may_relay(<CallTable> self.served.table, rest, size)
+        return (not watched or may_relay(<CallTable> self.served.table, rest, size)) and (not owned or is_for_anybody(rest, size))
 
     cdef int respond(self, Head* h, const char* buf, const char* rest, size_t n) except -1:
         cdef Out o
@@ -1123,6 +1274,8 @@ cdef class Exchange(Client):
             r.rpc_code = self.rpc_code
             r.tool_failed = self.outcome == O_TOOL
             r.noted_len = 0
+            if self.identity is not None and self.identity.log_fields:
+                self.noted = self.identity.log_fields + (self.noted if self.noted is not None else b"")
             if self.noted is not None:
                 r.noted = PyBytes_AS_STRING(self.noted)
                 r.noted_len = <uint32_t> PyBytes_GET_SIZE(self.noted)
@@ -1134,6 +1287,11 @@ cdef class Exchange(Client):
             self.ctx.log.add(&r)
         call = self.call
         self.call = None
+        entry = self.entry
+        self.entry = None
+        if self.permits is not None:
+            give_back(self.permits)
+            self.permits = None
         if self.session is not None:
             self.end_flight()
         self.ctx.reactor.disarm(&down.deadline)
@@ -1151,6 +1309,8 @@ cdef class Exchange(Client):
         buf_clear(&self.spliced)
         self.served = None
         self.noted = None
+        self.identity = None
+        self.refused = None
         if self.rhead != NULL:
             head_free(self.rhead)
             free(self.rhead)
@@ -1161,4 +1321,6 @@ cdef class Exchange(Client):
         down.exchange_done(broken)
         if call is not None:
             call._finished()
+        if entry is not None:
+            entry._finished()
         return 0

@@ -43,6 +43,8 @@ cdef enum:
     E_TLS                   # towards the backend
     E_MISDIRECTED
     E_PLAIN_HTTP
+    E_RATE
+    E_CLOSED                # the gate has nobody to ask
 
 ctypedef struct Failure:
     int status
@@ -73,7 +75,7 @@ ctypedef struct RequestContext:
 cdef frozenset upgrade_elements(bytes value)
 cdef bint is_hop_field(const char* name, uint32_t n) noexcept nogil
 cdef int build_request(Out* o, const Head* h, const char* buf, Choice choice, Http http,
-                       const RequestContext* ctx) except -1
+                       const RequestContext* ctx, HeaderEdits more, bytes lines) except -1
 cdef int build_response(Out* o, const Head* h, const char* buf, HeaderEdits edits, bytes cors, Http http,
                         int client_version, int framing, bint close, bint upgrade) except -1
 cdef int build_reply(Out* o, int status, const char* content_type, const char* body, size_t n, bytes lines, bytes date,

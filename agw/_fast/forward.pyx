@@ -30,6 +30,7 @@ cdef enum:
     R_NO_BACKEND = 3
     R_INTERNAL = 4
     R_INVALID = 5
+    R_AUTHORIZATION = 11
     R_TIMEOUT = 12
     R_RATE = 14
     R_MCP = 16
@@ -87,6 +88,8 @@ define(E_DRAIN_CUT, 503, R_TIMEOUT, -32603, b"the gateway stopped before the req
 define(E_BODY_CUT, 502, R_UPSTREAM, 0, b"the backend's answer broke off")
 define(E_TLS, 503, R_UPSTREAM, -32603, b"no trusted TLS connection to the backend")
 define(E_MISDIRECTED, 421, R_INVALID, -32600, b"this TLS connection was made for another host")
+define(E_RATE, 429, R_RATE, -32003, b"too many requests: slow down and try again")
+define(E_CLOSED, 500, R_AUTHORIZATION, -32603, b"the gateway cannot decide about this request now")
 define(E_PLAIN_HTTP, 400, R_INVALID, -32600, b"this port speaks TLS: use https")
 
 
@@ -217,8 +220,9 @@ cdef int put_host(Out* o, const Head* h, const char* buf, Choice choice) except 
 
 
 cdef int build_request(Out* o, const Head* h, const char* buf, Choice choice, Http http,
-                       const RequestContext* ctx) except -1:
-    # The head of the request as the backend sees it. 0, or -2 when it does not fit.
+                       const RequestContext* ctx, HeaderEdits more, bytes lines) except -1:
+    # The head of the request as the backend sees it. 0, or -2 when it does not fit. `more` and `lines` are for this request only:
+    # what its identity brings, and credentials for the backend.
     cdef uint32_t i
     cdef const Header* f
     cdef HeaderEdits edits = choice.request_edits
@@ -254,6 +258,8 @@ cdef int build_request(Out* o, const Head* h, const char* buf, Choice choice, Ht
                     framed = True
             elif edits is not None and edits.drops(buf + f.name_off, f.name_len):
                 pass
+            elif more is not None and more.drops(buf + f.name_off, f.name_len):
+                pass
             elif f.id == H_FORWARDED:
                 if forwarded != 1 and not (named and connection_names(h, buf, buf + f.name_off, f.name_len)):
                     put_field(o, buf, f, http.lowercase)
@@ -270,6 +276,8 @@ cdef int build_request(Out* o, const Head* h, const char* buf, Choice choice, Ht
         if is_hop_field(buf + f.name_off, f.name_len):
             continue
         if edits is not None and edits.drops(buf + f.name_off, f.name_len):
+            continue
+        if more is not None and more.drops(buf + f.name_off, f.name_len):
             continue
         put_field(o, buf, f, http.lowercase)
     if not hosted:
@@ -301,6 +309,10 @@ cdef int build_request(Out* o, const Head* h, const char* buf, Choice choice, Ht
             put_(o, b"\r\n", 2)
     if edits is not None:
         put_bytes(o, edits.lines)
+    if more is not None:
+        put_bytes(o, more.lines)
+    if lines is not None:
+        put_bytes(o, lines)
     if ctx.name != NULL:
         put_(o, b"Mcp-Name: ", 10)
         put_(o, ctx.name, ctx.name_len)

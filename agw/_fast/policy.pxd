@@ -48,6 +48,8 @@ cdef class Route:
     cdef readonly list choices
     cdef readonly uint32_t total_weight
     cdef readonly Cors cors
+    cdef readonly object gate               # _fast.gate.Gate, or None: everybody may enter
+    cdef readonly bint speaks_rpc           # refusals are JSON-RPC errors
     cdef readonly HeaderEdits reply_edits   # response edits that also apply to local replies
     cdef readonly object redirect
     cdef readonly object direct             # (status, body, header lines)

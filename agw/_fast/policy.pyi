@@ -15,6 +15,7 @@ from typing_extensions import disjoint_base
 from agw._fast.call import Call
 from agw._fast.calls import CallTable
 from agw._fast.fetch import Fetch
+from agw._fast.gate import Gate
 from agw._fast.pool import Cluster
 from agw._fast.router import Router
 from agw._fast.tls import ServerTls
@@ -194,10 +195,19 @@ class Route:
         redirect: Location | None,
         direct: tuple[int, bytes, bytes] | None,
         request_timeout_ns: int,
+        gate: Gate | None = None,
     ) -> None: ...
     @property
     def name(self) -> str:
         """The name in the configuration."""
+
+    @property
+    def gate(self) -> Gate | None:
+        """Who may enter; None: everybody."""
+
+    @property
+    def speaks_rpc(self) -> bool:
+        """Are refusals JSON-RPC errors?"""
 
     @property
     def label(self) -> int:

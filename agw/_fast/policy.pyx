@@ -148,7 +148,13 @@ def hop_choice(cluster not None):
 
 
 cdef class Route:
-    def __init__(self, name, label, labels, log_fields, choices, *, cors, reply_edits, redirect, direct, request_timeout_ns):
+    def __init__(self, name, label, labels, log_fields, choices, *, cors, reply_edits, redirect, direct, request_timeout_ns, gate=None):
+        self.gate = gate
+        cdef Choice choice
+        self.speaks_rpc = False
+        for choice in choices:
+            if choice.service is not None or (choice.cluster is not None and choice.cluster.is_mcp):
+                self.speaks_rpc = True
         self.name = name
         self.label = label
         self.labels = labels

@@ -71,6 +71,11 @@ class Tls:
     def state(self) -> int:
         """A T_ number of tls.pxd: hello, shaking, open, closed, broken, plain."""
 
+    def certificate(self) -> bytes | None:
+        """The peer's certificate (DER), once the handshake has verified it; None while it has not, and for a peer that showed none.
+
+        A resumed session has the certificate of its first handshake. Not kept: a caller that asks often remembers it."""
+
     @property
     def problem(self) -> str | None:
         """Why it is broken, in words."""

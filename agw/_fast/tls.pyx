@@ -24,6 +24,7 @@ cdef enum:
 cdef object MemoryBIO = ssl.MemoryBIO
 cdef object WantRead = ssl.SSLWantReadError
 cdef object ZeroReturn = ssl.SSLZeroReturnError
+cdef object CERT_NONE = ssl.CERT_NONE
 
 
 cdef inline object reading(const char* p, size_t n):
@@ -140,6 +141,14 @@ cdef class ClientTls:
 
 
 cdef class Tls:
+    def certificate(self):
+        if self.ssl is None or self.state == T_SHAKING or self.state == T_BROKEN:
+            return None
+        # A peer that nobody demanded a proof of may have shown any certificate.
+        if self.ssl.context.verify_mode == CERT_NONE:
+            return None
+        return self.ssl.getpeercert(True)
+
     cdef int feed(self, const char* raw, size_t n) except -1:
         cdef bytes name = b""
         if self.state != T_HELLO:

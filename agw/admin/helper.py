@@ -1,7 +1,8 @@
 """The helper process: admin, metrics and readiness listeners, and the demo MCP server. Off the data path.
 
 It is forked by the supervisor with its sockets already bound. It reads the arena, hears of new configurations through
-its channel, and asks the supervisor for everything that changes something. It dies with the supervisor.
+its channel, and asks the supervisor for everything that changes something. It fetches the documents of the plan
+(`agw.admin.documents`), whose keeper is the supervisor. It dies with the supervisor.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import logging
 import os
 import signal
 import socket
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import msgspec
 import uvloop
@@ -22,13 +25,17 @@ from agw.admin.access import Access
 from agw.admin.http import HttpServer
 from agw.admin.server import AdminServer
 from agw.admin.stats import Phase, ReadinessServer, StatsServer
-from agw.runtime.plan_security import AdminAuthPlan
+from agw.runtime.documents import Fetched
+from agw.runtime.plan_security import AdminAuthPlan, DocumentPlan
 from agw.runtime.snapshot import LabelIndex, Labels
 from agw.shm.layout import Arena
 from agw.supervisor.channel import Channel, ChannelClosed, Message
-from agw.telemetry.collector import BackendLabels, ConfigState, MetricsSource, RouteLabels
+from agw.telemetry.collector import BackendLabels, ConfigState, MetricsSource, RouteLabels, Value, no_documents
 from agw.telemetry.collector import Labels as MetricLabels
 from agw.telemetry.logs import OperatorLog
+
+if TYPE_CHECKING:
+    from agw.admin.documents import DocumentFetcher
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +91,8 @@ class Helper:
     """Everything the helper process owns."""
 
     def __init__(
-        self, arena: Arena, labels: LabelIndex, document: object, sockets: HelperSockets, channel: Channel, operator_log: OperatorLog, prefix: str
+        self, arena: Arena, labels: LabelIndex, document: object, sockets: HelperSockets, channel: Channel, operator_log: OperatorLog, prefix: str,
+        documents: Iterable[DocumentPlan], kept: Iterable[Fetched],
     ) -> None:
         self._arena = arena
         self._labels = labels.labels
@@ -92,6 +100,9 @@ class Helper:
         self._sockets = sockets
         self._channel = channel
         self._prefix = prefix
+        self._plans = list(documents)
+        self._kept = list(kept)
+        self._fetcher: DocumentFetcher | None = None
         self._level = SharedLevel(operator_log, self)
         self._loop = uvloop.new_event_loop()
         asyncio.set_event_loop(self._loop)
@@ -107,7 +118,8 @@ class Helper:
 
     async def _start(self) -> None:
         # References live on self: the servers must not be collected while the loop runs.
-        source = MetricsSource(self._arena, labels=self._metric_labels, config=self._config_state, version=__version__, prefix=self._prefix)
+        source = MetricsSource(self._arena, labels=self._metric_labels, config=self._config_state, version=__version__, prefix=self._prefix,
+                               documents=self._document_numbers, limits=self._arena.limit_counts)
         access = None if self._sockets.admin_auth is None else Access(self._sockets.admin_auth)
         self._admin = AdminServer(config_dump=lambda: self._document, arena=self._arena, stop=self._stop, log_level=self._level, access=access)
         self._stats = StatsServer(source)
@@ -123,13 +135,42 @@ class Helper:
 
             self._demo = HttpServer(demo_handler())
             await self._demo.listen(self._sockets.demo)
+        self._adopt_documents(self._plans)
+
+    def _adopt_documents(self, plans: list[DocumentPlan]) -> None:
+        """Fetch these from now on; the HTTP client is loaded when there is the first."""
+        if self._fetcher is None:
+            if not plans:
+                return
+            from agw.admin.documents import DocumentFetcher, public_address
+
+            self._fetcher = DocumentFetcher(self._report, self._kept, guard=public_address)
+            self._kept = []
+        self._fetcher.adopt(plans)
+
+    def _report(self, news: Fetched) -> None:
+        self.tell(Message("fetched", text=news.url, payload=msgspec.msgpack.encode(news)))
+
+    def _document_numbers(self) -> Mapping[str, Mapping[tuple[str, ...], Value]]:
+        return no_documents() if self._fetcher is None else {"ages": self._fetcher.ages_s(), "fetches": self._fetcher.fetches()}
 
     def tell(self, message: Message) -> None:
-        """Send to the supervisor."""
+        """Send to the supervisor; what its socket does not take now goes out when it does."""
         try:
             self._channel.send(message)
         except ChannelClosed:
             self._loop.stop()
+            return
+        if self._channel.pending:
+            self._loop.add_writer(self._channel.fileno(), self._on_writable)
+
+    def _on_writable(self) -> None:
+        try:
+            self._channel.flush()
+        except ChannelClosed:
+            self._loop.stop()
+        if not self._channel.pending:
+            self._loop.remove_writer(self._channel.fileno())
 
     def _stop(self) -> None:
         self.tell(Message("quit"))
@@ -157,20 +198,25 @@ class Helper:
             if message.op == "document":
                 self._document = msgspec.json.decode(message.payload)
                 self._labels = msgspec.msgpack.decode(message.labels, type=Labels)
+            elif message.op == "fetch":
+                self._adopt_documents(msgspec.msgpack.decode(message.payload, type=list[DocumentPlan]))
+            elif message.op == "want" and self._fetcher is not None:
+                self._fetcher.want(message.text)
             elif message.op == "stop":
                 self._loop.stop()
 
 
 def main(
-    arena: Arena, labels: LabelIndex, document: object, sockets: HelperSockets, channel: Channel, operator_log: OperatorLog, prefix: str, parent: int
+    arena: Arena, labels: LabelIndex, document: object, sockets: HelperSockets, channel: Channel, operator_log: OperatorLog, prefix: str, parent: int,
+    documents: Iterable[DocumentPlan] = (), kept: Iterable[Fetched] = (),
 ) -> int:
-    """The helper's life after the fork; returns its exit code."""
+    """The helper's life after the fork; returns its exit code. It fetches `documents`; `kept` are copies its predecessor fetched."""
     process.set_name(b"agw-helper")
     process.set_parent_death_signal(signal.SIGTERM)
     if os.getppid() != parent:
         return 0
     try:
-        return Helper(arena, labels, document, sockets, channel, operator_log, prefix).run()
+        return Helper(arena, labels, document, sockets, channel, operator_log, prefix, documents, kept).run()
     except Exception:
         log.exception("helper failed")
         return 1

@@ -17,10 +17,13 @@ from agw.config import values
 from agw.config.files import read_text
 from agw.config.model_external import AdminAuth, DocumentSource, ExtAuthz, HttpProtocol, Oidc
 from agw.config.problem import Finding, Path
+from agw.config.rules import expression
 from agw.config.tls import client_tls, secured
 from agw.config.values import NOT_YET, Endpoint, quoted
 from agw.runtime.plan import TlsClientPlan
 from agw.runtime.plan_security import AdminAuthPlan, AdminTokenPlan, CallPlan, ExtAuthzPlan, OidcPlan
+from agw.security.cel_names import Phase
+from agw.security.ext_authz.values import constant
 
 if TYPE_CHECKING:
     from agw.config.check import Context
@@ -83,6 +86,8 @@ def _common(context: Context, value: ExtAuthz, path: Path) -> dict[str, Any]:
     ]
     body = value.include_request_body
     if body is not None:
+        # The step can do it; the data path does not hand bodies to steps, and a verdict without the body would be no verdict.
+        findings.problem((*path, "includeRequestBody"), f"`includeRequestBody` {NOT_YET}; remove it, or decide on head and identity")
         out |= {"body_bytes": body.max_request_bytes or 8192, "allow_partial": body.allow_partial_message, "pack_as_bytes": body.pack_as_bytes}
     if value.cache is not None:
         below = (*path, "cache")
@@ -104,28 +109,35 @@ def _http(context: Context, value: HttpProtocol, endpoint: Endpoint, tls: TlsCli
         if name.lower() in (":authority", "host"):
             # Host is one per service: connections are shared by all requests.
             endpoint = endpoint._replace(authority=findings.value(where, values.cel_constant, text, "") or endpoint.authority)
+        elif name == ":method":
+            added[name] = _expression(context, text, where)
+        elif name in _PSEUDO:
+            findings.problem(where, f"`{name}` here {NOT_YET}; use `path` for the path, and backendTLS for the scheme")
         else:
             added[findings.value(where, values.changed_header, name, name)] = _expression(context, text, where)
     timeout_ns = common.get("timeout_ns", ExtAuthzPlan().timeout_ns)
     names = [findings.value((*path, "includeResponseHeaders", i), values.changed_header, name, name) for i, name in enumerate(value.include_response_headers)]
     return ExtAuthzPlan(
         protocol="http", call=context.outside.service(endpoint, "extAuthz", tls, timeout_ns), add_headers_cel=added, response_headers=names,
-        path_cel=_expression(context, value.path, (*path, "path")), redirect_cel=_expression(context, value.redirect, (*path, "redirect")),
-        body_cel=_expression(context, value.body, (*path, "body")), metadata_cel=_expressions(context, value.metadata, (*path, "metadata")), **common,
+        path_cel=_expression(context, value.path, (*path, "path")), redirect_cel=_expression(context, value.redirect, (*path, "redirect"), "response"),
+        body_cel=_expression(context, value.body, (*path, "body")), metadata_cel=_expressions(context, value.metadata, (*path, "metadata"), "response"),
+        **common,
     )  # fmt: skip
 
 
-def _expression(context: Context, text: str | None, path: Path) -> str:
+def _expression(context: Context, text: str | None, path: Path, phase: Phase = "http") -> str:
     """An expression, "" for none."""
     if text is None:
         return ""
     if not text.strip():
         context.findings.problem(path, "an empty expression; write one, like request.path, or remove the key")
-    return text.strip()
+    elif constant(text) is None:
+        expression(context, text, path, phase)
+    return text
 
 
-def _expressions(context: Context, texts: dict[str, str], path: Path) -> dict[str, str]:
-    return {name: _expression(context, text, (*path, name)) for name, text in texts.items()}
+def _expressions(context: Context, texts: dict[str, str], path: Path, phase: Phase = "http") -> dict[str, str]:
+    return {name: _expression(context, text, (*path, name), phase) for name, text in texts.items()}
 
 
 def _grpc_header(text: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-_AUTH = "apiKey authorization basicAuth extAuthz extProc jwtAuth oidc transformations"
+_AUTH = "extProc transformations"
 _UPSTREAM = "backendTunnel transformations"
 
 
@@ -33,18 +33,18 @@ KEYS = _table(
         "http2WindowSize"
     ),
     AccessLog="add database filter otlp remove",
-    FrontendPolicies="connect logging networkAuthorization networkExtAuthz proxy proxyProtocol tcp tls tracing",
+    FrontendPolicies="connect logging networkExtAuthz proxy proxyProtocol tcp tls tracing",
     DirectResponse="bodyExpression conditional",
     RoutePolicies=(
-        f"{_AUTH} {_UPSTREAM} a2a ai buffer csrf delay localRateLimit mcpAuthentication mcpAuthorization mcpGuardrails "
-        "remoteRateLimit requestMirror retry"
+        f"{_AUTH} {_UPSTREAM} a2a ai buffer delay mcpGuardrails requestMirror retry"
     ),
     BackendPolicies=(
-        f"{_UPSTREAM} a2a ai authorization extAuthz health http inferenceRouting mcpAuthorization mcpGuardrails "
+        f"{_UPSTREAM} a2a ai authorization extAuthz health http inferenceRouting mcpGuardrails "
         "sessionAffinity tcp"
     ),
     TargetPolicies=f"{_UPSTREAM} http tcp",
     GatewayPolicies=_AUTH,
+    RemoteRateLimit="backend conditional policies service",
     RouteTarget="kind",
     PolicyTarget="listenerSet",
     BackendTarget="service",
@@ -55,6 +55,8 @@ KEYS = _table(
     Gateway=_AUTH,
     BindListener="tcpRoutes",
     ServerTls="cipherSuites keyExchangeGroups maxTLSVersion maxTlsVersion spiffe",
+    ApiKey="allowedModels",
+    ServicePolicies="backendAuth backendTunnel http requestHeaderModifier tcp transformations",
     Location="expression",
     BackendAuth="aws azure gcp",
     OAuthClientAuth="certificate certificateHeader",
@@ -69,6 +71,8 @@ VALUES = _table(
         "BindListener.protocol": "TLS TCP HBONE",
         "Bind.tunnelProtocol": "hboneWaypoint hboneGateway proxy connect",
         "Bind.mode": "internal",
+        "LocalRateLimit.type": "tokens",
+        "RateLimitDescriptor.type": "tokens",
         "ServerTls.mode": "dynamicCa",
     }
 )

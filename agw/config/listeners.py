@@ -15,7 +15,7 @@ from __future__ import annotations
 from agw.config import values
 from agw.config.check import Context, Names, Ports, Reach
 from agw.config.model import BindListener, Config, Gateway, GatewayListener
-from agw.config.policies import PolicySet, Targeted, cors_set
+from agw.config.policies import PolicySet, Targeted, convert
 from agw.config.problem import Path
 from agw.config.tls import server_tls
 from agw.runtime.plan import BindPlan, ListenerPlan, TlsServerPlan
@@ -81,7 +81,7 @@ class Listeners:
                 self.gateways[name] = []
                 continue
             port = self._open(gateway.port, gateway.address, f"the gateway `{name}`", path)
-            own = cors_set(context, gateway.cors, (*path, "cors"))
+            own = convert(context, gateway, path)
             if gateway.listeners or not context.is_complete((*path, "listeners")):
                 names = Names(context, "listener")
                 for index, item in enumerate(gateway.listeners):
@@ -126,10 +126,9 @@ class Listeners:
         namespace = ""
         if isinstance(item, BindListener):
             namespace = item.namespace or ""
-            cors = item.policies.cors if item.policies is not None else None
-            inline = cors_set(self.context, cors, (*path, "policies", "cors"))
+            inline = convert(self.context, item.policies, (*path, "policies"))
         else:
-            inline = cors_set(self.context, item.cors, (*path, "cors"))
+            inline = convert(self.context, item, path)
         whole, attached = self.targeted.on_listener(gateway, label, namespace, port.port)
         listener = Listener(label, gateway, hostname, {**whole, **own, **attached, **inline}, path)
         for other in port.listeners:

@@ -11,9 +11,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+from agw.config.model_authn import ApiKeys, BasicAuth, JwtAuth, TokenIntrospection
+from agw.config.model_external import ExtAuthz, Oidc
+from agw.config.model_limits import RateLimitStore
 from agw.config.model_mcp import McpBackend, SimpleMcp
 from agw.config.model_policies import BackendPolicies, Cors, GatewayPolicies, RoutePolicies, TargetedPolicy
 from agw.config.model_process import FrontendPolicies, ProcessConfig
+from agw.config.model_rules import RuleSet, Sources
 from agw.config.model_tls import ServerTls
 from agw.config.modelling import Model, about, bounds, ours
 
@@ -96,6 +100,14 @@ class GatewayListener(Model, frozen=True):
     protocol: Annotated[Literal["HTTP", "HTTPS"] | None, about("Protocol of the listener; HTTPS when there is `tls`.")] = None
     tls: Annotated[ServerTls | None, about("Certificate of the listener.")] = None
     cors: Annotated[Cors | None, about("Cross-origin access for browsers, for all routes of the listener.")] = None
+    jwt_auth: Annotated[JwtAuth | None, about("Authentication by JSON Web Tokens, for all routes of the listener.")] = None
+    token_introspection: Annotated[TokenIntrospection | None, ours("Authentication by opaque tokens, asking who issued them.")] = None
+    basic_auth: Annotated[BasicAuth | None, about("Authentication by name and password, for all routes of the listener.")] = None
+    api_key: Annotated[ApiKeys | None, about("Authentication by keys, for all routes of the listener.")] = None
+    oidc: Annotated[Oidc | None, about("Browser login at an OpenID provider, for all routes of the listener.")] = None
+    ext_authz: Annotated[ExtAuthz | None, about("Another service decides, for all routes of the listener.")] = None
+    authorization: Annotated[RuleSet | None, about("Rules about requests, for all routes of the listener without their own.")] = None
+    sources: Annotated[Sources | None, ours("Which client addresses may come, for all routes of the listener.")] = None
 
 
 class Gateway(Model, frozen=True):
@@ -107,6 +119,14 @@ class Gateway(Model, frozen=True):
     tls: Annotated[ServerTls | None, about("Certificate of the port, for listeners without their own.")] = None
     listeners: Annotated[list[GatewayListener], about("Host names of the port; one for any name when empty.")] = []
     cors: Annotated[Cors | None, about("Cross-origin access for browsers, for all routes of the gateway.")] = None
+    jwt_auth: Annotated[JwtAuth | None, about("Authentication by JSON Web Tokens, for all routes of the gateway.")] = None
+    token_introspection: Annotated[TokenIntrospection | None, ours("Authentication by opaque tokens, asking who issued them.")] = None
+    basic_auth: Annotated[BasicAuth | None, about("Authentication by name and password, for all routes of the gateway.")] = None
+    api_key: Annotated[ApiKeys | None, about("Authentication by keys, for all routes of the gateway.")] = None
+    oidc: Annotated[Oidc | None, about("Browser login at an OpenID provider, for all routes of the gateway.")] = None
+    ext_authz: Annotated[ExtAuthz | None, about("Another service decides, for all routes of the gateway.")] = None
+    authorization: Annotated[RuleSet | None, about("Rules about requests, for all routes of the gateway without their own.")] = None
+    sources: Annotated[Sources | None, ours("Which client addresses may come, for all routes of the gateway.")] = None
 
 
 class BindListener(Model, frozen=True):
@@ -140,5 +160,6 @@ class Config(Model, frozen=True):
     backends: Annotated[list[NamedBackend], about("Backends that routes refer to by name.")] = []
     policies: Annotated[list[TargetedPolicy], about("Policies attached from outside.")] = []
     frontend_policies: Annotated[FrontendPolicies | None, about("Policies of all client connections.")] = None
+    rate_limit: Annotated[RateLimitStore | None, ours("Where limits are kept.")] = None
     mcp: Annotated[SimpleMcp | None, about("MCP servers at /mcp, without writing a route.")] = None
     binds: Annotated[list[Bind], about("The older form: ports with listeners and routes nested.")] = []

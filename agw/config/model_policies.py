@@ -6,10 +6,14 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from agw.config.model_authn import ApiKeys, BasicAuth, JwtAuth, TokenIntrospection
 from agw.config.model_credentials import BackendAuth
 from agw.config.model_external import ExtAuthz, Oidc
+from agw.config.model_limits import LocalRateLimit, RemoteRateLimit
+from agw.config.model_mcp_auth import McpAuthentication
+from agw.config.model_rules import Csrf, RuleSet, Sources
 from agw.config.model_tls import BackendTls
-from agw.config.modelling import Model, about, bounds
+from agw.config.modelling import Model, about, bounds, ours
 
 
 class HeaderModifier(Model, frozen=True):
@@ -96,8 +100,19 @@ class RoutePolicies(Model, frozen=True):
     direct_response: Annotated[DirectResponse | None, about("Answer without an upstream.")] = None
     cors: Annotated[Cors | None, about("Cross-origin access for browsers.")] = None
     timeout: Annotated[Timeout | None, about("Time limits of one request.")] = None
+    jwt_auth: Annotated[JwtAuth | None, about("Authentication by JSON Web Tokens.")] = None
+    token_introspection: Annotated[TokenIntrospection | None, ours("Authentication by opaque tokens, asking who issued them.")] = None
+    basic_auth: Annotated[BasicAuth | None, about("Authentication by name and password.")] = None
+    api_key: Annotated[ApiKeys | None, about("Authentication by keys.")] = None
     oidc: Annotated[Oidc | None, about("Browser login at an OpenID provider.")] = None
     ext_authz: Annotated[ExtAuthz | None, about("Another service decides.")] = None
+    mcp_authentication: Annotated[McpAuthentication | None, about("Authentication of MCP clients by an OAuth authorization server.")] = None
+    authorization: Annotated[RuleSet | None, about("Rules about requests: who may send what.")] = None
+    mcp_authorization: Annotated[RuleSet | None, about("Rules about MCP: who may use, and see, which tool, prompt, resource or task.")] = None
+    csrf: Annotated[Csrf | None, about("Refuse what other sites make a browser send.")] = None
+    sources: Annotated[Sources | None, ours("Which client addresses may come.")] = None
+    local_rate_limit: Annotated[list[LocalRateLimit] | None, about("Limits that all workers of this gateway share.")] = None
+    remote_rate_limit: Annotated[RemoteRateLimit | None, about("A rate limit service that is asked.")] = None
     backend_tls: Annotated[BackendTls | None, about("TLS towards the backends.")] = msgspec.field(default=None, name="backendTLS")
     backend_auth: Annotated[BackendAuth | None, about("Credentials the backends get.")] = None
 
@@ -108,6 +123,7 @@ class BackendPolicies(Model, frozen=True):
     request_header_modifier: Annotated[HeaderModifier | None, about("Changes to request headers.")] = None
     response_header_modifier: Annotated[HeaderModifier | None, about("Changes to response headers.")] = None
     request_redirect: Annotated[RequestRedirect | None, about("Answer with a redirect.")] = None
+    mcp_authorization: Annotated[RuleSet | None, about("Rules about MCP: who may use, and see, which tool, prompt, resource or task.")] = None
     backend_tls: Annotated[BackendTls | None, about("TLS towards the backend.")] = msgspec.field(default=None, name="backendTLS")
     backend_auth: Annotated[BackendAuth | None, about("Credentials the backend gets.")] = None
 
@@ -124,6 +140,14 @@ class GatewayPolicies(Model, frozen=True):
     """Policies of a listener in the older `binds` form."""
 
     cors: Annotated[Cors | None, about("Cross-origin access for browsers.")] = None
+    jwt_auth: Annotated[JwtAuth | None, about("Authentication by JSON Web Tokens.")] = None
+    token_introspection: Annotated[TokenIntrospection | None, ours("Authentication by opaque tokens, asking who issued them.")] = None
+    basic_auth: Annotated[BasicAuth | None, about("Authentication by name and password.")] = None
+    api_key: Annotated[ApiKeys | None, about("Authentication by keys.")] = None
+    oidc: Annotated[Oidc | None, about("Browser login at an OpenID provider.")] = None
+    ext_authz: Annotated[ExtAuthz | None, about("Another service decides.")] = None
+    authorization: Annotated[RuleSet | None, about("Rules about requests: who may send what.")] = None
+    sources: Annotated[Sources | None, ours("Which client addresses may come.")] = None
 
 
 class GatewayTarget(Model, frozen=True):

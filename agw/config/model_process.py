@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from agw.config.model_external import AdminAuth
+from agw.config.model_rules import RuleSet
 from agw.config.modelling import Model, about, bounds, ours
 
 _GIB = 1 << 30
@@ -141,3 +142,4 @@ class FrontendPolicies(Model, frozen=True):
 
     http: Annotated[FrontendHttp | None, about("Limits on clients.")] = None
     access_log: Annotated[AccessLog | None, about("The access log.")] = None
+    network_authorization: Annotated[RuleSet | None, about("Rules about client connections: which may be made.")] = None

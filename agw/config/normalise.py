@@ -8,6 +8,7 @@ What happens where:
 - backends become clusters and MCP backends by `agw.config.backends`, ports become binds by `agw.config.listeners`;
 - the `mcp` block serves exactly `/mcp` and, for clients of 2024-11-05, `/sse`, and `/mcp/<name>` for each of its virtual
   servers;
+- routes with `mcpAuthentication` match the well-known paths of their endpoints as well (`agw.config.mcp_auth`);
 - `urlRewrite.authority` that is not given stays `unset`: the data plane then sends the cluster's authority.
 
 Problems are recorded, never raised; a plan built with problems must not be used.
@@ -17,18 +18,23 @@ from __future__ import annotations
 
 from typing import Literal
 
+import msgspec
+
 from agw.config import values
 from agw.config.backends import Backends
 from agw.config.check import Context, MatchKey, Names, Ports, hostnames_meet
 from agw.config.clusters import Clusters
+from agw.config.limits import rate_store
 from agw.config.listeners import DEFAULT, Listener, Listeners
+from agw.config.mcp_auth import with_well_known
 from agw.config.mcp_backends import MCP_PATH, SSE_PATH
 from agw.config.model import BindRoute, Config, NamedMatch, PathMatch, RouteMatch, ValueMatch
 from agw.config.model_mcp import SimpleMcp
 from agw.config.outside import Outside
-from agw.config.policies import PolicySet, Targeted, convert, inherited_of, plan_of
+from agw.config.policies import NO_POLICIES, PolicySet, Targeted, convert, inherited_of, plan_of
 from agw.config.problem import Path
 from agw.config.process import access_log_plan, cluster_defaults, http_plan, process_plan
+from agw.config.rules import network_rules
 from agw.runtime.plan import BackendRef, MatchPlan, NamedPattern, Pattern, Plan, RoutePlan
 
 _ROOT_KEY: MatchKey = ("prefix", "/", "", (), ())
@@ -79,12 +85,14 @@ class _PlanBuilder:
             self.context.findings.warning((), "nothing is served; add a gateway with a port, and routes or mcp")
         return Plan(
             binds=[port.plan() for port in self.listeners.ports],
-            routes=self.routes,
+            routes=with_well_known(self.routes),
             clusters=self.backends.clusters,
             mcp=self.backends.mcp,
             http=http_plan(self.context, config),
             access_log=access_log_plan(config),
+            network_rules=network_rules(self.context, config),
             documents=list(self.context.outside.documents.values()),
+            rate_store=rate_store(self.context, config.rate_limit, ("rateLimit",)),
             process=process,
         )
 
@@ -108,8 +116,25 @@ class _PlanBuilder:
                 backends.append(reference)
                 if reference.mcp >= 0:
                     self._warn_of_hidden_servers(reference, matches, path)
+        own = self._rules_of_backends(own, backends, path)
         plan = RoutePlan(name, rule, hostnames, matches, backends)
         self._attach(plan, keys, own, listeners, path, bool(route.backends))
+
+    def _rules_of_backends(self, own: PolicySet, backends: list[BackendRef], path: Path) -> PolicySet:
+        """The rules for messages are decided where the route is; those of its backends become the route's, so they must agree."""
+        found = [None if item.policies is None else item.policies.mcp_authorization for item in backends]
+        chosen = next((item for item in found if item is not None), None)
+        if chosen is None:
+            return own
+        kinds = [(item.phase, [(rule.effect, rule.expression) for rule in item.rules]) if item is not None else None for item in found]
+        if any(item != kinds[0] for item in kinds):
+            text = "the backends of this route have different mcpAuthorization; attach one to the route, or make a route for each"
+            self.context.findings.problem((*path, "backends"), text)
+        for index, item in enumerate(backends):
+            if item.policies is not None:
+                policies = msgspec.structs.replace(item.policies, mcp_authorization=None)
+                backends[index] = msgspec.structs.replace(item, policies=None if policies == NO_POLICIES else policies)
+        return {**own, "mcp_authorization": chosen}
 
     def _warn_of_hidden_servers(self, reference: BackendRef, matches: list[MatchPlan], path: Path) -> None:
         """Virtual servers have paths below the route's; a route of exact paths may not match them."""

@@ -18,14 +18,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from agw.config import credentials, external, values
+from agw.config import authn, credentials, external, mcp_auth, rules, values
 from agw.config.check import Context, Names
-from agw.config.model import Config
+from agw.config.limits import local_limits, remote_limits
+from agw.config.model import Config, Gateway, GatewayListener
 from agw.config.model_policies import (
     Authority,
     BackendPolicies,
     Cors,
     DirectResponse,
+    GatewayPolicies,
     GatewayTarget,
     HeaderModifier,
     PathChange,
@@ -66,15 +68,18 @@ def inherited_of(policies: PolicySet) -> PolicySet:
 
 def convert(
     context: Context,
-    policies: RoutePoliciesModel | BackendPolicies | TargetPolicies | None,
+    policies: RoutePoliciesModel | BackendPolicies | TargetPolicies | GatewayPolicies | Gateway | GatewayListener | None,
     path: Path,
 ) -> PolicySet:
-    """All policies that are set, checked and in plan form. `path` is where `policies` stands."""
+    """All policies that are set, checked and in plan form. `path` is where `policies` stands.
+
+    Gateways and their listeners have policies among their other keys.
+    """
     if policies is None:
         return EMPTY
     out: PolicySet = {}
     for name in policies.__struct_fields__:
-        value = getattr(policies, name)
+        value = getattr(policies, name) if name in _CONVERSIONS else None
         if value is not None:
             key, field, build = _CONVERSIONS[name]
             result = build(context, value, (*path, key))
@@ -201,11 +206,6 @@ def _cors(context: Context, value: Cors, path: Path) -> CorsPlan:
     )
 
 
-def cors_set(context: Context, value: Cors | None, path: Path) -> PolicySet:
-    """The policy set of a gateway or listener that has only `cors`; `path` is that of the `cors` value."""
-    return EMPTY if value is None else {"cors": _cors(context, value, path)}
-
-
 def _timeout(context: Context, value: Timeout, path: Path) -> PolicySet:
     def parsed(text: str | None, key: str) -> int:
         return 0 if text is None else context.findings.value((*path, key), values.duration_ns, text, 0)
@@ -225,12 +225,24 @@ _CONVERSIONS: dict[str, tuple[str, str, Callable[[Context, Any, Path], Any]]] = 
     "direct_response": ("directResponse", "direct_response", _direct_response),
     "cors": ("cors", "cors", _cors),
     "timeout": ("timeout", "", _timeout),
+    "jwt_auth": ("jwtAuth", "jwt", authn.jwt_plan),
+    "token_introspection": ("tokenIntrospection", "introspection", authn.introspection_plan),
+    "basic_auth": ("basicAuth", "basic", authn.basic_plan),
+    "api_key": ("apiKey", "api_key", authn.api_key_plan),
     "oidc": ("oidc", "oidc", external.oidc),
     "ext_authz": ("extAuthz", "ext_authz", external.ext_authz),
+    "mcp_authentication": ("mcpAuthentication", "mcp_auth", mcp_auth.mcp_auth_plan),
+    "authorization": ("authorization", "authorization", rules.http_rules),
+    "mcp_authorization": ("mcpAuthorization", "mcp_authorization", rules.mcp_rules),
+    "csrf": ("csrf", "csrf", rules.csrf_plan),
+    "sources": ("sources", "sources", rules.sources_plan),
+    "local_rate_limit": ("localRateLimit", "limits", local_limits),
+    "remote_rate_limit": ("remoteRateLimit", "remote_limits", remote_limits),
     "backend_tls": ("backendTLS", TLS, client_tls),
     "backend_auth": ("backendAuth", AUTH, credentials.backend_auth),
 }
 _BACKEND_FIELDS = frozenset(BackendPolicies.__struct_fields__)
+_GATEWAY_FIELDS = frozenset(GatewayPolicies.__struct_fields__)
 
 
 class Targeted:
@@ -248,7 +260,7 @@ class Targeted:
             names.claim((entry.name.namespace, entry.name.name), entry.name.name, (*path, "name"))
             policies = convert(context, entry.policy, (*path, "policy"))
             if entry.phase == "gateway":
-                self._restrict(entry.policy, frozenset(("cors",)), (*path, "policy"), "in the gateway phase")
+                self._restrict(entry.policy, _GATEWAY_FIELDS, (*path, "policy"), "in the gateway phase")
             target = (*path, "target")
             chosen = context.choice(entry.target, target, ("gateway", "route", "backend"))
             if entry.target.gateway is not None:

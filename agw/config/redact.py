@@ -1,7 +1,7 @@
 """A document fit to be shown: secrets replaced, everything else as it was loaded.
 
 A value is a secret when it came from a credential or a file, when its key looks like one, or when it is the condition
-on a header whose name looks like one. Values from the environment are secrets only by their key.
+on a header whose name looks like one; of a URL its password is. Values from the environment are secrets only by their key.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from agw.config.problem import Path
 REDACTED = "<redacted>"
 
 _SECRET_KEY = re.compile(
-    r"passw|secret|token|credential|authorization|cookie|api[-_]?key|private[-_]?key|signing[-_]?key|^keys?$|auth$",
+    r"passw|secret|token|credential|authorization|cookie|api[-_]?key|private[-_]?key|signing[-_]?key|^keys?$|^jwks$|auth$",
     re.IGNORECASE,
 )
+_URL_PASSWORD = re.compile(r"^([a-z][a-z0-9+.-]*://[^/?#@]*:)[^/?#]*@", re.IGNORECASE)
 
 
 class Document(msgspec.Struct, frozen=True):
@@ -57,4 +58,6 @@ def _copy(value: Any, path: Path, document: Document, secret: bool) -> Any:
         return [_copy(item, (*path, index), document, secret) for index, item in enumerate(value)]
     if value is None or isinstance(value, bool):
         return value
-    return REDACTED if secret or document.is_secret(path) else value
+    if secret or document.is_secret(path):
+        return REDACTED
+    return _URL_PASSWORD.sub(rf"\1{REDACTED}@", value) if isinstance(value, str) else value

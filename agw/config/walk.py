@@ -125,6 +125,8 @@ class _Walker:
         if value is None and any(isinstance(member, mi.NoneType) for member in members):
             return None
         for member in members:
+            if isinstance(member, mi.AnyType):
+                return value
             if isinstance(member, mi.StructType) and isinstance(value, dict):
                 return self._struct(value, member, path)
             if isinstance(member, mi.DictType) and isinstance(value, dict):

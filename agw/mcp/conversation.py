@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from agw.mcp import errors, message, observe, revisions
+from agw.mcp import errors, guarding, message, observe, revisions
 from agw.mcp.federation.drain import BY_METHOD
 from agw.mcp.headers import for_target
 from agw.mcp.message import Members
@@ -25,6 +25,7 @@ from agw.mcp.peer import Hello, Sink
 from agw.mcp.revisions import METHODS
 from agw.mcp.target import Target
 from agw.mcp.transport import Headers
+from agw.security.contract import McpFacts
 
 if TYPE_CHECKING:
     from agw.mcp.view import View
@@ -62,6 +63,11 @@ class Conversation(ABC):
             digest.update(len(part).to_bytes(4, "big") + part)
         self.audience = digest.digest()
 
+    @property
+    def session_name(self) -> str:
+        """What rules and limits call the session; "" for none."""
+        return ""
+
     @abstractmethod
     async def peer(self, target: Target) -> AnyPeer:
         """The conversation with a target, opened when need be. Errors: RpcError, TransportError."""
@@ -73,6 +79,7 @@ class Conversation(ABC):
         if rule is None or self.era not in rule.eras:
             if view.takes_unknown:
                 # With one target there is nothing to choose: methods of extensions pass.
+                guarding.admit_method(method, self.session_name)
                 return await self._ask(view.targets[0], method, params, ident, sink, headers)
             raise errors.method_not_found(method)
         if rule.route == "all":
@@ -88,13 +95,20 @@ class Conversation(ABC):
             raise errors.RpcError(errors.INVALID_PARAMS, f"params.{key} must be a string", status=400)
         if rule.route == "tool":
             target, inner = await view.tool(self, name)
-            view.service.ways.learn_tool(view, name, target, inner, modern=self.names_for_all)
+            facts = self._admit(method, "tool", target, inner, name, errors.unknown_tool(name), parts.get("arguments"))
+            ways = view.service.ways
+            ways.learn_tool(view, name, target, inner, modern=self.names_for_all)
+            if facts is not None and view is ways.view:
+                facts[0].learn(facts[1], ways.table.stamp)
         elif rule.route == "prompt":
             target, inner = await view.prompt(self, name)
+            self._admit(method, "prompt", target, inner, name, errors.unknown_prompt(name), parts.get("arguments"))
         elif rule.route == "task":
-            target, inner = view.task(name)
+            target, inner = view.task(name, self.principal)
+            self._admit(method, "task", target, inner, name, errors.unknown_task())
         else:
             target, inner = await view.resource(self, name)
+            self._admit(method, "resource", target, inner, name, errors.unknown_resource(name, self.era == "modern"))
         if inner != name:
             parts[key] = message.raw(inner)
             params = message.encode(parts)
@@ -107,6 +121,18 @@ class Conversation(ABC):
             if seen is not None and view.lists(self, "tools", name):
                 seen.exists()
             raise
+
+    def _admit(
+        self, method: str, kind: str, target: Target, name: str, public: str, unknown: errors.RpcError, arguments: msgspec.Raw | None = None
+    ) -> tuple[guarding.Warrant, McpFacts] | None:
+        """Let a message about something named pass; by whose rights, unless nobody judges. Errors: `unknown` for what is hidden, or what
+        the caller may do about it."""
+        warrant = guarding.current()
+        if warrant is None:
+            return None
+        facts = McpFacts(method, kind, target.name, name, public, self.session_name, None if arguments is None else bytes(arguments))
+        warrant.admit(facts, unknown)
+        return warrant, facts
 
     async def _ask(
         self, target: Target, method: str, params: bytes | None, ident: bytes, sink: Sink | None, headers: Headers, tool: str | None = None
@@ -127,7 +153,7 @@ class Conversation(ABC):
         self.went(target, peer)
         if seen is not None:
             seen.answered(raw)
-        return self.view.outward(target, method, raw)
+        return self.view.outward(target, method, raw, self.principal)
 
     @abstractmethod
     def went(self, target: Target, peer: AnyPeer) -> None:
@@ -138,9 +164,11 @@ class Conversation(ABC):
         name, uri = message.text(ref.get("name")), message.text(ref.get("uri"))
         if message.text(ref.get("type")) == "ref/prompt" and name is not None:
             target, inner = await self.view.prompt(self, name)
+            self._admit(method, "prompt", target, inner, name, errors.unknown_prompt(name))
             ref["name"] = message.raw(inner)
         elif uri is not None:
             target, inner = await self.view.resource(self, uri)
+            self._admit(method, "resource", target, inner, uri, errors.unknown_resource(uri, self.era == "modern"))
             ref["uri"] = message.raw(inner)
         else:
             raise errors.RpcError(errors.INVALID_PARAMS, "params.ref must name a prompt or a resource", status=400)
@@ -150,6 +178,8 @@ class Conversation(ABC):
 
     async def _merged_tasks(self, method: str, params: bytes | None, ident: bytes) -> bytes:
         """`tasks/list` of every target that has tasks (2025-11-25)."""
+        guarding.admit_method(method, self.session_name)
+        warrant = guarding.current()
         merged: list[msgspec.Raw] = []
         found = False
         for target in self.view.targets:
@@ -163,10 +193,21 @@ class Conversation(ABC):
                 if not self.view.fail_open:
                     raise
                 continue
-            merged.extend(message.elements(message.members(self.view.outward(target, method, raw)).get("tasks")))
+            if warrant is not None:
+                raw = self._visible_tasks(warrant, target, raw)
+            merged.extend(message.elements(message.members(self.view.outward(target, method, raw, self.principal)).get("tasks")))
         if not found:
             raise errors.method_not_found(method)
         return message.encode({"tasks": merged})
+
+    def _visible_tasks(self, warrant: guarding.Warrant, target: Target, raw: bytes) -> bytes:
+        """A target's `tasks/list` without what is hidden."""
+        kept = []
+        for task in message.elements(message.members(raw).get("tasks")):
+            name = message.text(message.members(task).get("taskId"))
+            if name is not None and warrant.sees(McpFacts("tasks/get", "task", target.name, name, name, self.session_name)):
+                kept.append(task)
+        return message.encode({"tasks": kept})
 
 
 CAPABILITY = {

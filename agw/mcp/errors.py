@@ -28,10 +28,12 @@ class RpcError(Exception):
     """One JSON-RPC error.
 
     `status` is the HTTP status for a modern (2026-07-28) caller; a legacy caller gets 200 unless `always` says that the
-    status is part of the meaning there too (an unknown session is 404 in every version).
+    status is part of the meaning there too (an unknown session is 404 in every version). `lines` are complete header lines.
     """
 
-    def __init__(self, code: int, message: str, *, status: int = 200, data: Any = None, reason: str = "", always: bool = False) -> None:
+    def __init__(
+        self, code: int, message: str, *, status: int = 200, data: Any = None, reason: str = "", always: bool = False, lines: bytes = b""
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
@@ -39,6 +41,12 @@ class RpcError(Exception):
         self.data = data
         self.reason = reason
         self.always = always
+        self.lines = lines
+
+    @property
+    def denied(self) -> bool:
+        """Did a target turn the caller away?"""
+        return self.reason == REAUTHORISE or self.status in (401, 403)
 
     def raw(self) -> bytes:
         """The `error` object as JSON text."""
@@ -81,6 +89,10 @@ def unknown_resource(uri: str, modern: bool) -> RpcError:
     return RpcError(INVALID_PARAMS if modern else RESOURCE_NOT_FOUND, "Resource not found", status=400, data={"uri": uri})
 
 
+def unknown_task() -> RpcError:
+    return RpcError(INVALID_PARAMS, "Unknown task", status=400)
+
+
 def unknown_session() -> RpcError:
     return RpcError(INVALID_REQUEST, "Session not found", status=404, reason="session", always=True)
 
@@ -88,3 +100,15 @@ def unknown_session() -> RpcError:
 def target_down(target: str, detail: str = "") -> RpcError:
     """The target could not be reached or did not answer. `detail` is the gateway's own wording, never the target's."""
     return RpcError(INTERNAL, f"Target {target} is not available" + (f": {detail}" if detail else ""), status=502, reason="upstream")
+
+
+REAUTHORISE = "reauthorise"
+"""`reason` of what `reauthorise` makes."""
+
+
+def reauthorise(target: str) -> RpcError:
+    """The target wants other credentials than the gateway has for this caller. Never its own 401: the caller would get a token for
+    the target and show it to us. Nor 401 of ours: the caller's token is good."""
+    return RpcError(
+        INTERNAL, f"Target {target} needs to be authorised again: it does not accept the credentials the gateway has for it", status=502,
+        data={"target": target, "reason": "reauthorization_required"}, reason=REAUTHORISE)

@@ -4,13 +4,15 @@ Rules:
 - what frames the message, belongs to the connection, or is the gateway's own to say never passes;
 - what proves who the caller is to the gateway (Authorization, Cookie) is not a target's business, unless the target's
   `forwardHeaders` says so, or the backend is one target behind an open gateway: then the gateway is a pipe and
-  Authorization is meant for the target;
+  Authorization is meant for the target. A header in which a route's policies look for credentials is never a target's;
 - everything else passes as it came, in its order.
 
 Source: RFC 9110 section 7.6.1; MCP 2026-07-28, "Security Best Practices" (token passthrough); reference section 2.8, trap 21.
 """
 
 from __future__ import annotations
+
+from functools import lru_cache
 
 from agw._fast.policy import Choice, HeaderEdits, header_line
 from agw.mcp.target import Target, header_lines
@@ -28,11 +30,6 @@ _credentials = frozenset(name.encode() for name in CREDENTIALS)
 
 # On the compiled path the body, its framing and its media types stay as they are, and the version was compared.
 _RELAY = ("mcp-session-id", "mcp-name", "origin", "referer", "accept-encoding", "last-event-id")
-_edits: dict[frozenset[bytes], HeaderEdits] = {
-    kept_back: HeaderEdits((*_RELAY, *sorted(name.decode() for name in kept_back)), [], [])
-    for kept_back in (frozenset(), frozenset({b"cookie"}), frozenset({b"authorization"}), frozenset({b"authorization", b"cookie"}))
-}
-"""Shared by all sessions: only the lines differ."""
 _answer = HeaderEdits((
     "mcp-session-id", "set-cookie", "www-authenticate", "access-control-allow-origin", "access-control-allow-credentials",
     "access-control-expose-headers", "alt-svc", "strict-transport-security", "clear-site-data"), [], [])
@@ -59,17 +56,22 @@ def for_target(target: Target, headers: Headers, *, pipe: bool) -> Headers:
     return [(name, value) for name, value in headers if name not in kept_back]
 
 
-def relay_choice(target: Target, more: Headers, *, pipe: bool) -> Choice:
-    """A request goes to `target` on the compiled path, with these fields more."""
+@lru_cache(maxsize=256)
+def _relay_edits(kept_back: frozenset[bytes]) -> HeaderEdits:
+    """Shared by all sessions: only the lines differ."""
+    return HeaderEdits((*_RELAY, *sorted(name.decode("latin-1") for name in kept_back)), [], [])
+
+
+def relay_choice(target: Target, more: Headers, *, pipe: bool, credentials: frozenset[bytes] = frozenset()) -> Choice:
+    """A request goes to `target` on the compiled path, with these fields more and without those that are `credentials` for the gateway."""
     assert target.cluster is not None
     plan = target.cluster.plan
     fields = [*header_lines(target.plan.headers), *more]
     lines = b"".join(header_line(name.decode("latin-1"), value.decode("latin-1")) for name, value in fields)
-    kept_back = withheld(target, pipe=pipe)
-    edits = _edits[kept_back]
+    kept_back = withheld(target, pipe=pipe) | credentials
     if target.plan.headers is not None:
-        removed = [*target.plan.headers.remove, *(name for name, _ in target.plan.headers.set)]
-        edits = HeaderEdits([*_RELAY, *(name.decode() for name in kept_back), *removed], [], [])
+        kept_back |= {name.lower().encode() for name in (*target.plan.headers.remove, *(name for name, _ in target.plan.headers.set))}
+    edits = _relay_edits(kept_back)
     return Choice(
         target.cluster, 1, request_edits=edits.derived(lines), response_edits=_answer, host=plan.authority.encode() or b"localhost", host_mode=0,
         host_part=None, path=plan.path.encode() or b"/", path_prefix=None, redirect=None,

@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 from agw._fast.call import Call
 from agw._fast.jsonrpc import EnvelopeError, locate
-from agw.mcp import errors, message, observe
+from agw.mcp import errors, guarding, message, observe
 from agw.mcp.legacy_session import MAX_IN_FLIGHT, Flight, LegacySession, PartFlight, open_ear
 from agw.mcp.message import Message
 from agw.mcp.peer import Hello
 from agw.mcp.revisions import LEGACY, newest_common
 from agw.mcp.streams import Answer, Reporter
+from agw.security.contract import McpFacts
 
 if TYPE_CHECKING:
     from agw.mcp.service import McpService
@@ -98,6 +99,7 @@ class LegacyFront:
         """Carry out a request of a session and answer it."""
         method, ident = note.method or "", note.ident or b"null"
         if method == "logging/setLevel":
+            guarding.admit_method(method, session.session_name)
             result = await session.set_level(note.params)
         elif method in ("resources/subscribe", "resources/unsubscribe"):
             result = await session.subscribe(method, note.params, ident, flight)
@@ -109,6 +111,7 @@ class LegacyFront:
         return self.service.serve(call, work, answer, ident, legacy=True)
 
     async def _initialize(self, view: View, note: Message, call: Call, answer: Answer) -> None:
+        guarding.admit_method("initialize")
         hello = hello_of(note)
         session, result = await self.service.sessions.open(view, hello, self.service.principal(call))
         call.note_fields(observe.session_fields(b"", hello.version) if session is None else session.log_fields)
@@ -156,6 +159,7 @@ class LegacyFront:
             session.flights[ident] = flight
             try:
                 if note.method == "logging/setLevel":
+                    guarding.admit_method("logging/setLevel", session.session_name)
                     return message.result(ident, await session.set_level(note.params))
                 return message.result(ident, await session.perform(note.method or "", note.params, ident, flight, headers))
             except errors.RpcError as error:
@@ -165,6 +169,7 @@ class LegacyFront:
             finally:
                 session.flights.pop(ident, None)
 
+        await step_up(session, asks)
         said = [each for each in await asyncio.gather(*(one(note) for note in asks)) if each]
         if said:
             answer.finish(b"[%b]" % b",".join(said))
@@ -208,6 +213,29 @@ class LegacyFront:
         self.service.sessions.forget(session)
         self.service.spawn(session.close())
         call.reply(200, None, b"")
+
+
+async def step_up(session: LegacySession, asks: list[Message]) -> None:
+    """Before anything of a batch is carried out: the scopes all its calls need, in one challenge. Errors: RpcError 403."""
+    warrant = guarding.current()
+    if warrant is None:
+        return
+    names: list[str] = []
+    for note in asks:
+        if note.method != "tools/call":
+            continue
+        name = message.text(message.members(note.params).get("name"))
+        if name is None or warrant.lacking((name,)) is None:
+            continue
+        try:
+            target, inner = await session.view.tool(session, name)
+        except errors.RpcError:
+            continue
+        if warrant.sees(McpFacts("tools/call", "tool", target.name, inner, name, session.session_name)):
+            names.append(name)
+    refusal = warrant.lacking(names) if names else None
+    if refusal is not None:
+        raise guarding.as_error(refusal)
 
 
 def hello_of(note: Message) -> Hello:

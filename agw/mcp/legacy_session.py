@@ -34,7 +34,7 @@ from agw.mcp.session import SessionState, UpstreamSession
 from agw.mcp.streams import EventStream, Reporter
 from agw.mcp.target import Target
 from agw.mcp.transport import Headers, TransportError
-from agw.mcp.transports.origin import Stream
+from agw.runtime.origin import Stream
 
 if TYPE_CHECKING:
     from agw.mcp.farm import Pooled
@@ -120,6 +120,11 @@ class LegacySession(Conversation):
         self._asked = 0
         self._opening: dict[str, asyncio.Lock] = {}
         self._resumable = dict(state.upstream)
+
+    @property
+    def session_name(self) -> str:
+        """What rules call it: not its id, which is a secret."""
+        return self.state.uuid.hex() if any(self.state.uuid) else ""
 
     @property
     def log_fields(self) -> bytes:
@@ -326,7 +331,7 @@ class LegacySession(Conversation):
             return
         ident = self._new_ident()
         self.pending[ident] = (peer, ask.ident or b"null")
-        params = self.view.outward_ask(peer.target, ask)
+        params = self.view.outward_ask(peer.target, ask, self.principal)
         send(message.request(ident, ask.method or "", params))
 
     def ask(self, question: rounds.Question, send: Callable[[bytes], None], answer: asyncio.Future[bytes]) -> bytes:
@@ -366,7 +371,7 @@ class LegacySession(Conversation):
 
     def outward_note(self, target: Target | None, note: Message) -> Message:
         """A target's notification in the client's terms."""
-        return self.view.outward_note(target, note)
+        return self.view.outward_note(target, note, self.principal)
 
     def _on_stray(self, peer: LegacyPeer, found: Message) -> None:
         """A message outside any request."""

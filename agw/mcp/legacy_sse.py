@@ -24,11 +24,12 @@ import msgspec
 from agw._fast.arena import Slot
 from agw._fast.call import Call
 from agw._fast.outcome import CANCELLED, classify
-from agw.mcp import errors, message, observe
+from agw.mcp import errors, guarding, message, observe
 from agw.mcp.legacy import answer_at_once, hello_of
 from agw.mcp.legacy_session import MAX_IN_FLIGHT, Flight, LegacySession, open_ear
 from agw.mcp.message import Message
 from agw.mcp.streams import EventStream
+from agw.security.contract import McpFacts
 
 if TYPE_CHECKING:
     from agw.mcp.service import McpService
@@ -152,12 +153,29 @@ class SseFront:
             raise errors.RpcError(errors.INVALID_REQUEST, "batches exist in protocol version 2025-03-26 only", status=400, always=True)
         note = message.parse(call.body)
         service = self.service
+        if note.kind == "request" and note.method == "tools/call" and channel.session is not None:
+            self._step_up(call, channel.session, note)
         answer = ChannelAnswer(call, channel.stream, service.host.context.slot, service.endpoint.label) if note.kind == "request" else None
         call.reply(202, b"text/plain; charset=utf-8", b"Accepted")
         if answer is None:
             self._told(channel, note)
         else:
             self._take(call, channel, note, answer)
+
+    def _step_up(self, call: Call, session: LegacySession, note: Message) -> None:
+        """A challenge is an HTTP status, so it comes before the POST is taken. Whose name is not known yet is judged later.
+
+        Errors: RpcError 403.
+        """
+        warrant = guarding.warrant_of(call)
+        name = None if warrant is None else message.text(message.members(note.params).get("name"))
+        if warrant is None or name is None:
+            return
+        refusal = warrant.lacking((name,))
+        found = None if refusal is None else session.view.tool_now(session, name)
+        if refusal is not None and found is not None and warrant.sees(
+                McpFacts("tools/call", "tool", found[0].name, found[1], name, session.session_name)):
+            raise guarding.as_error(refusal)
 
     def _find(self, call: Call, token: str) -> Channel | None:
         service = self.service

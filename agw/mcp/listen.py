@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from agw.mcp import errors, message, revisions
+from agw.mcp import errors, guarding, message, revisions
 from agw.mcp.bridge import capabilities as bridge_capabilities
 from agw.mcp.bridge import listen as protocol
 from agw.mcp.bridge.requests import Envelope, with_envelope
@@ -31,7 +31,8 @@ from agw.mcp.peer import Hello, LegacyPeer
 from agw.mcp.streams import Answer
 from agw.mcp.target import Target
 from agw.mcp.transport import TransportError
-from agw.mcp.transports.origin import Stream
+from agw.runtime.origin import Stream
+from agw.security.contract import McpFacts
 
 if TYPE_CHECKING:
     from agw.mcp.modern import ModernRequest
@@ -138,7 +139,7 @@ class Listener:
             # The shared lists are old now; everybody who watches them hears of it, this caller included.
             self.view.changed(target, note.method)
             return
-        self.hear(self.view.outward_note(target, note))
+        self.hear(self.view.outward_note(target, note, self.request.principal))
 
     def _missed(self) -> None:
         for method, on in zip(LISTS, self.wanted[:3], strict=True):
@@ -204,12 +205,16 @@ class Listener:
         for uri in self.wanted.uris:
             try:
                 target, inner = await self.view.resource(self.request, uri)
+                if not may_hear("resource", target, inner, uri):
+                    continue
             except errors.RpcError:
                 continue
             uris.setdefault(target.name, []).append(inner)
         for ident in self.wanted.tasks:
             try:
-                target, inner = self.view.task(ident)
+                target, inner = self.view.task(ident, self.request.principal)
+                if not may_hear("task", target, inner, ident):
+                    continue
             except errors.RpcError:
                 continue
             tasks.setdefault(target.name, []).append(inner)
@@ -254,10 +259,18 @@ class Listener:
     def _learned(self, target: Target, accepted: protocol.Filter) -> None:
         maps = self.view
         self._known[target.name] = accepted._replace(
-            uris=tuple(maps.public_uri(target, uri) for uri in accepted.uris), tasks=tuple(maps.public_task(target, task) for task in accepted.tasks))
+            uris=tuple(maps.public_uri(target, uri) for uri in accepted.uris),
+            tasks=tuple(maps.public_task(target, task, self.request.principal) for task in accepted.tasks))
         if self.acknowledged:
             # Too late for the acknowledgment: what was acknowledged is all that may be sent.
             return
+
+
+def may_hear(kind: str, target: Target, name: str, public: str) -> bool:
+    """May the caller that is worked for know of it? What is hidden is not honoured, as if it did not exist."""
+    warrant = guarding.current()
+    method = "resources/subscribe" if kind == "resource" else "tasks/get"
+    return warrant is None or warrant.sees(McpFacts(method, kind, target.name, name, public))
 
 
 async def listen(service: McpService, request: ModernRequest, note: Message, answer: Answer) -> None:

@@ -15,7 +15,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from agw._fast.call import Call
-from agw.mcp import errors, message, observe, revisions
+from agw.mcp import errors, guarding, message, observe, revisions
 from agw.mcp.conversation import AnyPeer, Conversation
 from agw.mcp.ladder import Verdict
 from agw.mcp.message import Members, Message
@@ -23,7 +23,7 @@ from agw.mcp.modern_peer import ModernPeer, NotModern
 from agw.mcp.peer import Hello, LegacyPeer, drop_begun
 from agw.mcp.streams import Answer
 from agw.mcp.target import Target
-from agw.mcp.transports.origin import Stream
+from agw.runtime.origin import Stream
 
 if TYPE_CHECKING:
     from agw.mcp.service import McpService
@@ -45,6 +45,8 @@ class ModernRequest(Conversation):
         level = meta.get(revisions.META_LOG_LEVEL)
         self.level = None if level is None else bytes(level)
         self.target: Target | None = None
+        self.through: AnyPeer | None = None
+        """What answered last."""
         self.begun: Stream | None = None
 
     async def peer(self, target: Target) -> AnyPeer:
@@ -60,6 +62,7 @@ class ModernRequest(Conversation):
         return await self.view.bridged(self, target)
 
     def went(self, target: Target, peer: AnyPeer) -> None:
+        self.through = peer
         if isinstance(peer, ModernPeer):
             self.view.service.ways.used_modern(target)
 
@@ -68,7 +71,7 @@ class ModernRequest(Conversation):
     def notification(self, note: Message) -> None:
         if note.method == "notifications/message" and self.level is None:
             return
-        self.answer.send(self.view.outward_note(self.target, note).raw)
+        self.answer.send(self.view.outward_note(self.target, note, self.principal).raw)
 
     def server_request(self, peer: LegacyPeer, ask: Message) -> None:
         """The modern era has no requests of servers; the bridge parks those of legacy targets before they get here."""
@@ -119,22 +122,36 @@ class ModernFront:
     def _public_state(self, result: bytes, request: ModernRequest) -> bytes:
         """A process keeps what its requestState means, and every worker has processes of its own: the state names the worker."""
         target = request.target
-        if target is None or not target.is_channel or self.service.host.workers == 1 or b"requestState" not in result:
+        if target is None or b"requestState" not in result:
             return result
-        parts = message.members(result)
+        bound = target.is_channel and self.service.host.workers > 1
+        # What is parked here is the caller's own already (`Parking.park`).
+        owned = bool(request.principal) and isinstance(request.through, ModernPeer)
+        parts = message.members(result) if bound or owned else {}
         state = message.text(parts.get("requestState"))
         if state is None:
             return result
-        parts["requestState"] = message.raw(self.service.parking.wrap(state, request.principal))
+        if bound:
+            state = self.service.parking.wrap(state, request.principal)
+        elif owned:
+            state = self.service.parking.own(state, request.principal)
+        parts["requestState"] = message.raw(state)
         return message.encode(parts)
 
     def _own_state(self, params: bytes | None, request: ModernRequest) -> bytes | None:
         """The other way round."""
-        if params is None or b"requestState" not in params or self.service.host.workers == 1:
+        if params is None or b"requestState" not in params:
             return params
         parts = message.members(params)
         state = message.text(parts.get("requestState"))
-        inner = None if state is None else self.service.parking.unwrap(state, request.principal)
+        if state is None:
+            return params
+        lot = self.service.parking
+        inner = lot.unwrap(state, request.principal)
+        if inner is None and request.principal:
+            inner = lot.disown(state, request.principal)
+            if inner is None and not lot.holds(state, request.principal):
+                raise errors.RpcError(errors.INVALID_PARAMS, "Unknown or expired requestState", status=400)
         if inner is None:
             return params
         parts["requestState"] = message.raw(inner)
@@ -143,9 +160,11 @@ class ModernFront:
     async def _perform(self, request: ModernRequest, call: Call, note: Message, answer: Answer) -> None:
         method, ident = note.method or "", note.ident or b"null"
         if method == "subscriptions/listen":
+            guarding.admit_method(method)
             await self.service.listen(request, note, answer)
             return
         if method == "server/discover":
+            guarding.admit_method(method)
             result = await request.view.discover(request, note, self.service.forwarded(call))
         else:
             await request.view.check_param_headers(request, note, call)

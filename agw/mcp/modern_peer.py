@@ -108,7 +108,7 @@ class ModernPeer:
             done = True
         except TransportError as error:
             done = error.kind != "timeout"
-            if method == "server/discover" and error.kind in ("status", "protocol"):
+            if method == "server/discover" and error.kind in ("status", "protocol") and error.status != 401:
                 raise NotModern from None
             raise self.target.failed(error) from None
         finally:
@@ -121,7 +121,7 @@ class ModernPeer:
             raise errors.target_down(self.target.name, "its answer was not valid") from None
         if sink is not None and is_stream(reply):
             sink.streamed()
-        return outcome(reply)
+        return outcome(reply, self.target.name)
 
     async def fetch(self, method: str, params: bytes, hello: Hello) -> bytes:
         """A page of a list, asked in the name of `hello`."""

@@ -29,7 +29,7 @@ from agw.mcp.peer import LegacyPeer, Sink
 from agw.mcp.seal import KeyRing
 from agw.mcp.target import Target
 from agw.mcp.transport import Headers
-from agw.mcp.transports.origin import Stream
+from agw.runtime.origin import Stream
 
 if TYPE_CHECKING:
     from agw.mcp.farm import Farm, Pooled
@@ -41,6 +41,7 @@ GATHER_S = 0.02
 
 _PURPOSE = b"mcp parked call 1"
 _WRAPPED = b"mcp state 1"
+_OWNED = b"mcp state of a caller 1"
 MAX_STATE = 65_536
 
 
@@ -184,6 +185,27 @@ class Parking:
         """The state in it; None for one that was not wrapped."""
         pointer = self._open(state, principal, _WRAPPED)
         return None if pointer is None else pointer.ident.decode("utf-8", "surrogatepass")
+
+    def own(self, state: str, principal: bytes) -> str:
+        """A target's state that only this caller may bring back, to whichever worker.
+
+        Errors: RpcError for one that is too long.
+        """
+        try:
+            return self._ring.seal(_OWNED, state.encode("utf-8", "surrogatepass"), principal).decode("ascii")
+        except ValueError:
+            raise errors.RpcError(errors.INTERNAL, "the target's requestState is too long", status=502, reason="upstream") from None
+
+    def disown(self, state: str, principal: bytes) -> str | None:
+        """The state in it; None for one that is not this caller's."""
+        if not state.isascii() or len(state) > MAX_STATE:
+            return None
+        payload = self._ring.open(_OWNED, state.encode("ascii"), principal)
+        return None if payload is None else payload.decode("utf-8", "surrogatepass")
+
+    def holds(self, state: str, principal: bytes) -> bool:
+        """Does it point to a call that is, or was, parked for this caller?"""
+        return self._open(state, principal) is not None
 
     def home(self, state: str, principal: bytes) -> int | None:
         """The slot of the worker that holds the call (or the process), when it is another one of this life of the gateway."""

@@ -30,7 +30,7 @@ from agw.mcp.message import Members, Message, MessageError
 from agw.mcp.target import Target, header_lines
 from agw.mcp.transport import Headers, OnMessage, Reply, TransportError
 from agw.mcp.transports.http import HttpTransport
-from agw.mcp.transports.origin import Stream
+from agw.runtime.origin import Stream
 
 log = logging.getLogger(__name__)
 
@@ -166,6 +166,8 @@ class LegacyPeer:
             timing.reply = reply.message
         answer = message.parse(reply.message)
         raw_error = answer.error
+        if reply.status == 401:
+            raise errors.reauthorise(self.target.name)
         if raw_error is not None:
             code = message.value(raw_error).get("code")
             if code in (errors.UNSUPPORTED_VERSION, errors.METHOD_NOT_FOUND) or reply.status == 404:
@@ -239,7 +241,7 @@ class LegacyPeer:
                 self.flights = {}  # one that was filled keeps its size, and peers are many
         if sink is not None and is_stream(reply):
             sink.streamed()
-        return outcome(reply)
+        return outcome(reply, self.target.name)
 
     async def _carry(self, text: bytes, flight: Flight, headers: Headers) -> Reply:
         on_message = (lambda raw: self._related(flight, raw)) if flight.sink is not None else None
@@ -452,8 +454,10 @@ def is_stream(reply: Reply) -> bool:
     return (reply.header(b"content-type") or b"").lower().startswith(b"text/event-stream")
 
 
-def outcome(reply: Reply) -> bytes:
-    """The raw result of a response. Errors: TargetError."""
+def outcome(reply: Reply, target: str) -> bytes:
+    """The raw result of a response. Errors: TargetError; RpcError where `target` wants other credentials."""
+    if reply.status == 401:
+        raise errors.reauthorise(target)
     parts = message.members(reply.message)
     found = parts.get("result")
     if found is not None:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from agw._fast.call import Call
 from agw._fast.exchange import Context
 from agw._fast.policy import Choice
-from agw.mcp import errors, ladder, message, observe, revisions
+from agw.mcp import errors, guarding, ladder, message, observe, revisions
 from agw.mcp.farm import Farm
 from agw.mcp.headers import passing
 from agw.mcp.legacy import SESSION_HEADER, LegacyFront
@@ -41,8 +41,8 @@ from agw.mcp.ways import Ways
 
 if TYPE_CHECKING:
     from agw._fast.fetch import Fetch
-    from agw.mcp.transports.origin import Stream
     from agw.runtime.endpoint import McpEndpoint
+    from agw.runtime.origin import Stream
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ class McpService:
         """A new plan: targets that stay are kept with what is known of them, sessions go on, and everybody hears of it."""
         before = self.farm
         old = self.view
-        if endpoint.identity == self.endpoint.identity:
+        if endpoint.identity == self.endpoint.identity and endpoint.credentials == self.endpoint.credentials:
             # The same backend in a new snapshot; its clusters are the same objects too.
             self.endpoint = endpoint
             self.ways.lend(endpoint)
@@ -244,7 +244,7 @@ class McpService:
     def refuse(self, call: Call, error: errors.RpcError) -> None:
         """An answer instead of a handled request."""
         status = error.status if error.always or call.kind != "request" else 200 if self._is_legacy(call) else error.status
-        call.reply(status, b"application/json", _failure(call.ident if call.kind == "request" else None, error), b"", MCP_REASON)
+        call.reply(status, b"application/json", _failure(call.ident if call.kind == "request" else None, error), error.lines, MCP_REASON)
 
     def _is_legacy(self, call: Call) -> bool:
         return not any(version.decode("latin-1") in revisions.MODERN for version in call.values(b"mcp-protocol-version"))
@@ -262,10 +262,15 @@ class McpService:
         label = self.endpoint.label if self._only is None else self._only[0]
         observe.begin(observe.Observation(call, self.host.context.slot, label))
         try:
+            guarding.begin(guarding.warrant_of(call))
             await work
         except errors.RpcError as error:
+            work.close()  # where nothing of it was allowed to begin
             status = error.status if error.always or not legacy else 200
-            answer.finish(_failure(ident, error), status)
+            if isinstance(error, errors.TargetError) and error.denied and not legacy:
+                # A target's refusal is no challenge of ours: the caller would answer it with another token.
+                status = 502
+            answer.finish(_failure(ident, error), status, error.lines)
         except SessionGone:
             # Only the session's home may open another one.
             self._send_home(call, answer, ident)
@@ -290,12 +295,13 @@ class McpService:
     # ------------------------------------------------------------------------------------------ what a call carries
 
     def principal(self, call: Call) -> bytes:
-        """Who calls: what sessions, cursors and catalogues are bound to. Empty until a policy names a principal."""
-        return b""
+        """Who calls: what sessions, cursors, states and task ids are bound to. Empty where no policy names a principal."""
+        return b"" if call.identity is None else call.identity.key
 
     def forwarded(self, call: Call) -> list[tuple[bytes, bytes]]:
-        """The caller's header fields that may go to targets."""
-        return passing(call.headers)
+        """The caller's header fields that may go to targets: without those that proved to the gateway who he is."""
+        own = self.endpoint.credentials
+        return [field for field in passing(call.headers) if field[0] not in own]
 
     # ------------------------------------------------------------------------------------------ sessions
 

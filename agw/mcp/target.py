@@ -25,9 +25,9 @@ from agw.mcp.revisions import Era
 from agw.mcp.transport import Transport, TransportError
 from agw.mcp.transports.http import HttpTransport
 from agw.mcp.transports.openapi import OpenApiTransport
-from agw.mcp.transports.origin import Origin, Stream
 from agw.mcp.transports.sse import SseTransport
 from agw.mcp.transports.stdio import ChildLimit, StdioTransport
+from agw.runtime.origin import Origin, Stream
 from agw.runtime.plan import HeaderOps, McpTargetPlan
 
 VERDICT_S = 600.0
@@ -194,6 +194,8 @@ def as_rpc_error(target: str, error: TransportError) -> errors.RpcError:
     """One mapping of what can happen on the way to a target."""
     if error.kind == "timeout":
         return errors.RpcError(errors.INTERNAL, f"Target {target} did not answer in time", status=504, reason="timeout")
+    if error.kind == "status" and error.status == 401:
+        return errors.reauthorise(target)
     if error.kind == "status":
         return errors.target_down(target, f"it answered with HTTP status {error.status}")
     return errors.target_down(target, {"connect": "it cannot be reached", "closed": "it ended before it answered",

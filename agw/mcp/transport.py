@@ -16,11 +16,12 @@ Rules every transport keeps:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal, NamedTuple, Protocol
 
-Headers = Sequence[tuple[bytes, bytes]]
-"""Header fields to send, or lower-case names that were received."""
+from agw.runtime.origin import Headers, TransportError
+
+__all__ = ["Headers", "OnMessage", "Reply", "Transport", "TransportError"]
 
 
 class Reply(NamedTuple):
@@ -36,28 +37,6 @@ class Reply(NamedTuple):
             if key == name:
                 return found
         return None
-
-
-class TransportError(Exception):
-    """A message did not get through, or its answer did not come back.
-
-    kind: `connect` (never reached the target), `timeout` (no sign of life within the time allowed), `closed` (the
-    connection, process or stream ended first), `status` (HTTP said no; `status`, `headers` and at most 64 KiB of `body`
-    are set), `protocol` (what came back is no valid HTTP, event stream or JSON-RPC), `limit` (one of our own bounds).
-    sent: whether the target may have processed the request; only what was not sent may be tried again.
-    The text is ours and safe to show; it never quotes the target.
-    """
-
-    def __init__(
-        self, kind: Literal["connect", "timeout", "closed", "status", "protocol", "limit"], text: str, *, sent: bool = True, status: int = 0,
-        headers: Headers = (), body: bytes = b"",
-    ) -> None:
-        super().__init__(text)
-        self.kind = kind
-        self.sent = sent
-        self.status = status
-        self.headers = headers
-        self.body = body
 
 
 OnMessage = Callable[[bytes], None]

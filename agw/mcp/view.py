@@ -24,7 +24,7 @@ from msgspec import Raw
 
 import agw
 from agw._fast.call import Call
-from agw.mcp import errors, message, observe, param_headers, revisions
+from agw.mcp import errors, guarding, message, observe, param_headers, revisions
 from agw.mcp.bridge import capabilities as bridge_capabilities
 from agw.mcp.bridged import OverLegacy, OverModern
 from agw.mcp.conversation import AnyPeer, Conversation
@@ -33,10 +33,12 @@ from agw.mcp.federation import merge, rewrite
 from agw.mcp.federation.catalogue import Audience, Catalogue, Settings
 from agw.mcp.federation.cursors import Cursors
 from agw.mcp.federation.drain import KINDS, KindName
+from agw.mcp.federation.listing import Listing
 from agw.mcp.federation.names import Naming
 from agw.mcp.federation.rewrite import Maps
 from agw.mcp.federation.uris import Uris
 from agw.mcp.federation.virtual import View as Picked
+from agw.mcp.federation.visible import Sees, Visible, private
 from agw.mcp.headers import for_target
 from agw.mcp.legacy_session import LegacySession, StatelessSession
 from agw.mcp.message import Message
@@ -48,13 +50,19 @@ from agw.mcp.target import Target
 from agw.mcp.transport import Headers, TransportError
 from agw.runtime.endpoint import McpEndpoint
 from agw.runtime.plan import VirtualServerPlan
+from agw.security.contract import McpFacts
 
 if TYPE_CHECKING:
     from agw.mcp.service import McpService
 
 log = logging.getLogger(__name__)
 
+USES: dict[KindName, str] = {"tools": "tools/call", "prompts": "prompts/get", "resources": "resources/read", "templates": "resources/read"}
+"""What an item of a list is for."""
+
 SERVER_INFO = orjson.dumps({"name": "agw", "title": "agw", "version": agw.__version__})
+
+_TASKS = b"mcp task 1"
 
 _asking: ContextVar[Conversation] = ContextVar("asking")
 """The conversation that waits for a list: it is fetched through its sessions."""
@@ -82,6 +90,7 @@ class View:
         self.is_plain = not self.is_multiplexed and not self.naming.prefixed and virtual is None
         self.takes_unknown = self.is_plain
         self._maps = [Maps(partial(self.uris.public, index), partial(self.naming.task, index)) for index in range(len(names))]
+        self.visible = Visible()
         self.catalogue: Catalogue = whole.catalogue if whole is not None else self._catalogue(endpoint)
 
     def _catalogue(self, endpoint: McpEndpoint) -> Catalogue:
@@ -168,9 +177,14 @@ class View:
     ) -> bytes:
         """The result of a list request."""
         method = KINDS[kind].method
+        guarding.admit_method(method, conversation.session_name)
+        warrant = guarding.current()
         if self.is_plain:
             peer = await conversation.peer(self.targets[0])
-            return await peer.request(method, params, ident, sink, headers=headers)
+            raw = await peer.request(method, params, ident, sink, headers=for_target(self.targets[0], headers, pipe=True))
+            if warrant is None:
+                return raw
+            return await self.visible.page(KINDS[kind], raw, guarding.SINGULAR[kind], self._sees(kind, warrant, conversation), warrant.stamp)
         cursor = message.members(params).get("cursor")
         token = None if cursor is None else message.text(cursor)
         if cursor is not None and token is None:
@@ -178,11 +192,31 @@ class View:
         _asking.set(conversation)
         audience = self.audience(conversation)
         if self.picked is None:
-            return await self.catalogue.result(kind, audience, conversation.era == "modern", token)
+            shown = None if warrant is None else partial(self._shown, kind, warrant, conversation)
+            return await self.catalogue.result(kind, audience, conversation.era == "modern", token, shown)
         if kind != "tools":
             raise errors.method_not_found(method)
-        shown = self.picked.apply(self.catalogue.ready(kind, audience) or await self.catalogue.listing(kind, audience))
-        return shown.result(conversation.era == "modern", time.monotonic(), Raw(SERVER_INFO) if conversation.era == "modern" else None)
+        picked = self.picked.apply(self.catalogue.ready(kind, audience) or await self.catalogue.listing(kind, audience))
+        if warrant is not None:
+            picked = await self._shown(kind, warrant, conversation, picked)
+        return picked.result(conversation.era == "modern", time.monotonic(), Raw(SERVER_INFO) if conversation.era == "modern" else None)
+
+    def _sees(self, kind: KindName, warrant: guarding.Warrant, conversation: Conversation) -> Sees:
+        """Whether an item stands in a list: whether its use would be let pass, as far as names tell."""
+        session, method = conversation.session_name, USES[kind]
+
+        def sees(target: int, what: str, name: str, public: str) -> bool:
+            return warrant.sees(McpFacts(method if what != "resource" else "resources/read", what, self.targets[target].name, name, public, session))
+
+        return sees
+
+    async def _shown(self, kind: KindName, warrant: guarding.Warrant, conversation: Conversation, whole: Listing) -> Listing:
+        sees = self._sees(kind, warrant, conversation)
+        return await self.visible.listing(whole, guarding.SINGULAR[kind], sees, self._own_uri, warrant.stamp)
+
+    def _own_uri(self, target: int, uri: str) -> str:
+        found = self.uris.split(uri)
+        return uri if found is None else found[1]
 
     def audience(self, conversation: Conversation) -> Audience:
         """Who shares lists with this conversation."""
@@ -224,6 +258,16 @@ class View:
             raise errors.unknown_tool(name)
         return self.targets[found[0]], found[1]
 
+    def tool_now(self, conversation: Conversation, name: str) -> tuple[Target, str] | None:
+        """Like `tool`, without asking anybody; None when that is needed, or it is nobody's."""
+        if self.picked is not None:
+            found = self.picked.resolve(name)
+        elif self.is_plain:
+            found = 0, name
+        else:
+            found = self.catalogue.route_now("tools", self.audience(conversation), name)
+        return None if found is None else (self.targets[found[0]], found[1])
+
     async def prompt(self, conversation: Conversation, name: str) -> tuple[Target, str]:
         """The target of a prompt and its name there."""
         found = await self._route(conversation, "prompts", name) if self.picked is None else None
@@ -253,37 +297,60 @@ class View:
         """A target's URI as callers see it."""
         return self.uris.public(target.index, uri)
 
-    def public_task(self, target: Target, ident: str) -> str:
-        """A target's task id as callers see it."""
-        return self.naming.task(target.index, ident)
+    def public_task(self, target: Target, ident: str, principal: bytes) -> str:
+        """A target's task id as callers see it: where callers have names, with a signature that only its owner's requests bear out."""
+        public = self.naming.task(target.index, ident)
+        return public if not principal else f"{public}.{self.service.host.ring.sign(_TASKS, self._signed(public), principal)}"
 
-    def task(self, ident: str) -> tuple[Target, str]:
-        """The target of a task and its id there."""
+    def task(self, ident: str, principal: bytes) -> tuple[Target, str]:
+        """The target of a task and its id there. Errors: RpcError -32602, the same for another caller's task and for none."""
+        if principal:
+            ident, _, signature = ident.rpartition(".")
+            if not self.service.host.ring.signed(_TASKS, self._signed(ident), principal, signature):
+                raise errors.unknown_task()
         found = self.naming.split_task(ident)
         if found is None:
-            raise errors.RpcError(errors.INVALID_PARAMS, "Unknown task", status=400)
+            raise errors.unknown_task()
         return self.targets[found[0]], found[1]
 
-    def outward(self, target: Target, method: str, raw: bytes) -> bytes:
-        """A target's result as callers see it."""
-        return raw if self.is_plain else rewrite.result(method, raw, self._maps[target.index])
+    def _signed(self, task: str) -> bytes:
+        # Virtual servers are views of the same tasks.
+        return f"{self.plan.name}\0{task}".encode("utf-8", "surrogatepass")
+
+    def _maps_for(self, target: Target, principal: bytes) -> Maps:
+        if not principal:
+            return self._maps[target.index]
+        uri = _same if self.is_plain else self._maps[target.index].uri
+        return Maps(uri, lambda ident: self.public_task(target, ident, principal))
+
+    def _is_left(self, raw: bytes | None, principal: bytes) -> bool:
+        """Does a text of a target pass as it is?"""
+        return self.is_plain and (not principal or raw is None or (b"taskId" not in raw and b"\\u" not in raw))
+
+    def outward(self, target: Target, method: str, raw: bytes, principal: bytes) -> bytes:
+        """A target's result as this caller sees it."""
+        if method == "resources/read" and guarding.current() is not None:
+            raw = private(raw)
+        return raw if self._is_left(raw, principal) else rewrite.result(method, raw, self._maps_for(target, principal))
 
     def outward_error(self, target: Target, raw: bytes) -> bytes:
         """A target's error as callers see it."""
         return raw if self.is_plain else rewrite.error(raw, self._maps[target.index].uri)
 
-    def outward_note(self, target: Target | None, note: Message) -> Message:
-        """A target's notification as callers see it."""
-        if self.is_plain or target is None or note.method is None:
+    def outward_note(self, target: Target | None, note: Message, principal: bytes) -> Message:
+        """A target's notification as this caller sees it."""
+        if target is None or note.method is None or self._is_left(note.params, principal):
             return note
-        params = rewrite.notification(note.method, note.params, self._maps[target.index])
+        params = rewrite.notification(note.method, note.params, self._maps_for(target, principal))
         if params is note.params:
             return note
         return Message(message.notification(note.method, params), "notification", None, note.method, params)
 
-    def outward_ask(self, target: Target, ask: Message) -> bytes | None:
-        """The params of a target's request as callers see them."""
-        return ask.params if self.is_plain else rewrite.server_request(ask.method or "", ask.params, self._maps[target.index])
+    def outward_ask(self, target: Target, ask: Message, principal: bytes) -> bytes | None:
+        """The params of a target's request as this caller sees them."""
+        if self._is_left(ask.params, principal):
+            return ask.params
+        return rewrite.server_request(ask.method or "", ask.params, self._maps_for(target, principal))
 
     async def check_param_headers(self, request: ModernRequest, note: Message, call: Call) -> None:
         """`Mcp-Param-*` against the arguments, where we know what the tool wants mirrored.
@@ -305,6 +372,10 @@ class View:
         except errors.RpcError:
             return
         if item is None:
+            return
+        warrant = guarding.current()
+        if warrant is not None and not self._sees("tools", warrant, request)(item.target, "tool", item.name, name or public):
+            # Said to be unknown by whoever carries the call out; a word about its headers would say that it exists.
             return
         if b"x-mcp-header" not in item.raw:
             request.names_for_all = True
@@ -363,6 +434,10 @@ class View:
     def new_memory(self) -> ReplayStore:
         """The memory of a session's streams."""
         return ReplayStore(origin=self.service.origin, max_events=self.plan.replay_events, max_bytes=self.plan.replay_bytes)
+
+
+def _same(text: str) -> str:
+    return text
 
 
 def _tools_only(capabilities: message.Members) -> message.Members:

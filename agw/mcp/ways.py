@@ -42,7 +42,7 @@ class Ways:
         """A session exists; its targets are entered as they are used."""
         if session.view is self.view:
             logs = session.log_fields if self.view.service.host.context.log.enabled else b""
-            self.table.sessions[session.token] = CallSession([None] * len(self.view.targets), _raw(session.hello.version), logs)
+            self.table.sessions[session.token] = CallSession([None] * len(self.view.targets), _raw(session.hello.version), logs, session.principal)
 
     def close(self, token: bytes) -> None:
         """The session is over, or nobody knows any more what its upstream sessions are."""
@@ -71,7 +71,7 @@ class Ways:
         if known is None or target.plan.kind != "http" or known.choices[target.index] is not None or not peer.is_open:
             return
         more = [] if peer.sid is None else [(b"mcp-session-id", peer.sid)]
-        known.choices[target.index] = relay_choice(target, more, pipe=self.pipe)
+        known.choices[target.index] = relay_choice(target, more, pipe=self.pipe, credentials=self.view.endpoint.credentials)
 
     def lost(self, session: LegacySession, target: Target) -> None:
         """The upstream session was opened anew."""
@@ -85,7 +85,7 @@ class Ways:
             # Modern requests do not say which view they are for but by their path, which the table does not know.
             return
         if target.plan.kind == "http" and self.table.modern[target.index] is None:
-            self.table.modern[target.index] = relay_choice(target, (), pipe=self.pipe)
+            self.table.modern[target.index] = relay_choice(target, (), pipe=self.pipe, credentials=self.view.endpoint.credentials)
 
     def forget_modern(self, target: Target) -> None:
         """The target may not speak the modern era any more."""

@@ -21,6 +21,7 @@ from agw._fast.pool import Cluster
 from agw._fast.router import Router
 from agw._fast.tls import ClientTls, ServerTls
 from agw.runtime.endpoint import McpEndpoint
+from agw.runtime.gates import Gates, taken_off
 from agw.runtime.plan import (
     BackendRef,
     BindPlan,
@@ -136,8 +137,9 @@ def direct(plan: DirectResponsePlan | None) -> tuple[int, bytes, bytes] | None:
     return plan.status, plan.body.encode(), lines
 
 
-def service_choice(ref: BackendRef, endpoint: McpEndpoint) -> Choice:
+def service_choice(ref: BackendRef, endpoint: McpEndpoint, policies: PolicyPlan) -> Choice:
     """A weighted choice whose requests the backend's service answers."""
+    endpoint.credentials |= {name.encode() for name in taken_off(policies, ref.policies or PolicyPlan())}
     choice = Choice(
         None, ref.weight, request_edits=None, response_edits=None, host=None, host_mode=0, host_part=None, path=None, path_prefix=None, redirect=None,
         response_timeout_ns=0, service=endpoint,
@@ -150,6 +152,10 @@ def choice(ref: BackendRef, cluster_plan: ClusterPlan, cluster: Cluster, policie
     """One weighted backend of a route, with everything about the rewritten head decided."""
     own = ref.policies or PolicyPlan()
     request_ops = merge_ops(policies.request_headers, own.request_headers)
+    credentials = taken_off(policies, own)
+    if credentials:
+        # Before the operator's own changes, which may set such a header for the backend.
+        request_ops = merge_ops(HeaderOps(remove=credentials), request_ops)
     host: bytes | None = cluster_plan.authority.encode()
     host_mode, host_part = 0, b""
     rewrite = own.url_rewrite or policies.url_rewrite
@@ -215,7 +221,8 @@ def mcp_endpoint(plan: Plan, index: int, clusters: list[Cluster], labels: LabelI
 
 
 def compile_route(
-    plan: Plan, route: RoutePlan, clusters: list[Cluster], endpoints: list[McpEndpoint], bind: str, listener: ListenerPlan, labels: LabelIndex
+    plan: Plan, route: RoutePlan, clusters: list[Cluster], endpoints: list[McpEndpoint], gates: Gates, bind: str, listener: ListenerPlan,
+    labels: LabelIndex,
 ) -> Route:
     """One route as attached to one listener."""
     key = (bind, listener.gateway, listener.name, route.name, route.rule)
@@ -227,7 +234,8 @@ def compile_route(
         key,
         log_fragment(listener.gateway, listener.name, route.rule, route.name),
         [
-            service_choice(ref, endpoints[ref.mcp]) if ref.mcp >= 0 else choice(ref, plan.clusters[ref.cluster], clusters[ref.cluster], policies, scheme)
+            service_choice(ref, endpoints[ref.mcp], policies) if ref.mcp >= 0
+            else choice(ref, plan.clusters[ref.cluster], clusters[ref.cluster], policies, scheme)
             for ref in route.backends
         ],
         cors=cors(policies.cors),
@@ -235,6 +243,7 @@ def compile_route(
         redirect=Redirect(policies.request_redirect, scheme) if policies.request_redirect else None,
         direct=direct(policies.direct_response),
         request_timeout_ns=policies.request_timeout_ns,
+        gate=gates.of(policies, route.backends),
     )
 
 
@@ -298,6 +307,9 @@ def compile_steps(plan: Plan, generation: int, labels: LabelIndex, previous: Sna
             yield
     endpoints = [mcp_endpoint(plan, index, clusters, labels) for index in range(len(plan.mcp))]
     http = Http(plan.http)
+    # Policies name services by their place in the plan, so what a gate knows is good as long as the places mean the same.
+    same = previous is not None and previous.plan.clusters == plan.clusters and previous.plan.documents == plan.documents
+    gates = Gates(plan.clusters, previous.gates if previous is not None and same else None)
     binds: dict[BindKey, Bind] = {}
     for bind_plan in plan.binds:
         matches: list[Match] = []
@@ -306,7 +318,7 @@ def compile_steps(plan: Plan, generation: int, labels: LabelIndex, previous: Sna
             hosts: dict[str, list[Any]] = {}
             for i, index in enumerate(listener.routes):
                 route_plan = plan.routes[index]
-                route = compile_route(plan, route_plan, clusters, endpoints, bind_plan.name, listener, labels)
+                route = compile_route(plan, route_plan, clusters, endpoints, gates, bind_plan.name, listener, labels)
                 for match in route_plan.matches:
                     prefix_len = len(match.path.rstrip("/").encode()) if match.path_kind == "prefix" else 0
                     row = (
@@ -330,7 +342,7 @@ def compile_steps(plan: Plan, generation: int, labels: LabelIndex, previous: Sna
         router = yield from Router.build_steps(listeners)
         binds[key] = Bind(str(key), router, matches, http, log_fragment(first.gateway, first.name, "", ""), label, server_tls(bind_plan))
         yield
-    return Snapshot(generation, plan, binds, by_identity, endpoints)
+    return Snapshot(generation, plan, binds, by_identity, endpoints, gates.by_identity, clusters)
 
 
 def compile_plan(plan: Plan, generation: int, labels: LabelIndex, previous: Snapshot | None = None) -> Snapshot:

@@ -32,9 +32,12 @@ class Service(Protocol):
 
 
 class McpEndpoint:
-    """One MCP backend. `clusters` and `labels` are by target; `label` is the backend's own number in the counters."""
+    """One MCP backend. `clusters` and `labels` are by target; `label` is the backend's own number in the counters.
 
-    __slots__ = ("choices", "clusters", "identity", "label", "labels", "plan", "schema_clusters", "service")
+    `credentials`: lower-case headers in which callers of some route to it prove who they are: nothing of these is a target's.
+    """
+
+    __slots__ = ("choices", "clusters", "credentials", "identity", "label", "labels", "plan", "schema_clusters", "service")
 
     def __init__(
         self, plan: McpPlan, clusters: list[Cluster | None], label: int, labels: list[int], identity: bytes,
@@ -47,6 +50,7 @@ class McpEndpoint:
         self.identity = identity
         self.schema_clusters = schema_clusters
         self.choices: list[Choice] = []
+        self.credentials: frozenset[bytes] = frozenset()
         self.service: Service | None = None
 
     def handle(self, call: Call) -> None:

@@ -270,7 +270,8 @@ class McpAuthPlan(Frozen, frozen=True, omit_defaults=True):
     """`mcpAuthentication`: an MCP endpoint as OAuth resource server.
 
     `resource_metadata` is JSON text, what RFC 9728 publishes; `scopes_required` are the scopes every call needs, `tool_scopes`
-    those of single tools (names as the client sees them). `metadata_url` is the authorization server's document.
+    those of single tools (names as the client sees them). `metadata_url` is the authorization server's document, `proxy` its
+    service for what goes through the gateway. `cors` False: the route has a CORS policy of its own.
     """
 
     jwt: JwtPlan
@@ -284,6 +285,7 @@ class McpAuthPlan(Frozen, frozen=True, omit_defaults=True):
     scopes_required: list[str] = []
     tool_scopes: dict[str, list[str]] = {}
     proxy: CallPlan | None = None
+    cors: bool = True
 
 
 class KeyCredential(Frozen, frozen=True, omit_defaults=True, tag="key"):

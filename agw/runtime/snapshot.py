@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from agw._fast.gate import Gate
 from agw._fast.policy import Bind
 from agw._fast.pool import Cluster
 from agw.runtime.endpoint import McpEndpoint
@@ -67,15 +68,19 @@ class BindKey(NamedTuple):
 
 
 class Snapshot:
-    """One generation, compiled: binds by key, clusters by identity, MCP backends in the order of the plan."""
+    """One generation, compiled: binds by key, clusters and gates by identity, MCP backends in the order of the plan, and so are
+    the clusters `by_index`."""
 
-    __slots__ = ("binds", "clusters", "endpoints", "generation", "plan")
+    __slots__ = ("binds", "by_index", "clusters", "endpoints", "gates", "generation", "plan")
 
     def __init__(
-        self, generation: int, plan: Plan, binds: dict[BindKey, Bind], clusters: dict[bytes, Cluster], endpoints: list[McpEndpoint] | None = None
+        self, generation: int, plan: Plan, binds: dict[BindKey, Bind], clusters: dict[bytes, Cluster], endpoints: list[McpEndpoint] | None = None,
+        gates: dict[bytes, Gate] | None = None, by_index: list[Cluster] | None = None,
     ) -> None:
         self.generation = generation
         self.plan = plan
         self.binds = binds
         self.clusters = clusters
         self.endpoints = endpoints or []
+        self.gates = gates or {}
+        self.by_index = by_index or []

@@ -4,7 +4,7 @@ Rules:
 - strict needs a good credential; optional takes none and refuses a bad one; permissive takes a bad one for none;
 - a caller without credential is told how to bring one; a caller with a bad one is told that it is bad, not why;
 - whether a credential is good cannot always be told (an issuer is down): that is 503, in permissive mode none;
-- results counted: ok, missing (refused), none (passed), bad (refused), ignored (passed), unavailable (refused).
+- results counted: ok; missing and none (no credential: refused, passed); refused and ignored (a bad one); error (503).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Policy:
         if self._mode == "permissive":
             self._host.count(self._what, "ignored")
             return None
-        self._host.count(self._what, "bad")
+        self._host.count(self._what, "refused")
         return Refusal(401, self.reason, b"the credential is not valid", f"{self._what}: {cause}", self._rejection)
 
     def unavailable(self, cause: str) -> Verdict:
@@ -65,7 +65,7 @@ class Policy:
         if self._mode == "permissive":
             self._host.count(self._what, "ignored")
             return None
-        self._host.count(self._what, "unavailable")
+        self._host.count(self._what, "error")
         return Refusal(503, self.reason, b"authentication is not available at the moment", f"{self._what}: {cause}", b"Retry-After: 5\r\n")
 
     def good(self) -> Verdict:

@@ -56,7 +56,7 @@ class BasicAuth:
         self._read = reader(plan.location)
         realm = plan.realm.replace("\\", "\\\\").replace('"', '\\"')
         challenge = f'Basic realm="{realm}", charset="UTF-8"'
-        self._policy = Policy(host, "basicAuth", BASIC_AUTH, plan.mode, challenge, challenge)
+        self._policy = Policy(host, "basic", BASIC_AUTH, plan.mode, challenge, challenge)
         self._users = dict(plan.users)
         self._costs = {name: (htpasswd.cost(hashed) or ("sha", 0))[1] for name, hashed in plan.users}
         dearest = max(self._costs, key=self._costs.__getitem__, default="")

@@ -138,7 +138,7 @@ class Documents(Protocol):
         """It seems outdated (an unknown key id): fetch it anew, at most once per cool-down whoever asks."""
 
     def watch(self, url: str, changed: Callable[[], object]) -> None:
-        """Call `changed` after each new version."""
+        """Call `changed` after each new version. A bound method is held weakly."""
 
     async def arrival(self, url: str, timeout_s: float) -> Document | None:
         """The document, after waiting for the first or the wanted version."""

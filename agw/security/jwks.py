@@ -122,6 +122,8 @@ def _key(jwk: dict[str, Any], symmetric: bool) -> Key | None:
     except (ValueError, TypeError, KeyError, UnsupportedAlgorithm):
         return None
     alg = jwk.get("alg")
+    if alg is not None and not isinstance(alg, str):
+        return None
     if alg is not None:
         # EdDSA is the older, common name of both Edwards algorithms.
         same = {"EdDSA", "Ed25519", "Ed448"} if alg in ("EdDSA", "Ed25519", "Ed448") else {alg}

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Protocol
 
 from agw.security.authentication import Remembered, digest
@@ -37,8 +37,11 @@ class Keys(Protocol):
     def get(self) -> KeySet | None:
         """The current set, None while none was ever there."""
 
-    def ask(self, kid: str | None) -> Awaitable[None] | None:
-        """Ask for newer keys because of this id (None: a token without one). None: no use, or not now; else wait, then look again."""
+    def ask(self, kid: str | None) -> asyncio.Future[None] | None:
+        """Ask for newer keys because of this id (None: a token without one). None: no use, or not now; else `wait`, then look again."""
+
+    async def wait(self, asked: asyncio.Future[None]) -> None:
+        """Wait for the answer, at most PATIENCE + 1 seconds."""
 
     def still_unknown(self, kid: str | None) -> None:
         """The newer keys have no such id either."""
@@ -58,8 +61,11 @@ class FixedKeys:
     def get(self) -> KeySet | None:
         return self._keys
 
-    def ask(self, kid: str | None) -> Awaitable[None] | None:
+    def ask(self, kid: str | None) -> asyncio.Future[None] | None:
         return None
+
+    async def wait(self, asked: asyncio.Future[None]) -> None:
+        return
 
     def still_unknown(self, kid: str | None) -> None:
         return
@@ -93,10 +99,10 @@ class FollowedKeys:
         self._watchers = [watcher for watcher in self._watchers if watcher() is not None]
         self._watchers.append(weakref.WeakMethod(removed))
 
-    def ask(self, kid: str | None) -> Awaitable[None] | None:
+    def ask(self, kid: str | None) -> asyncio.Future[None] | None:
         waiting = self._waiting
         if waiting is not None and not waiting.done():
-            return self._wait(waiting) if self._waiters < MAX_WAITING else None
+            return waiting if self._waiters < MAX_WAITING else None
         now = self._clock()
         if now < self._next_ask or self._unknown.get(_name(kid)) is not None:
             return None
@@ -104,15 +110,15 @@ class FollowedKeys:
         self._waiting = waiting = asyncio.get_running_loop().create_future()
         # A task of its own: the request that asked first may go away before the others have their answer.
         self._host.spawn(self._fetch(waiting))
-        return self._wait(waiting)
+        return waiting
 
     def still_unknown(self, kid: str | None) -> None:
         self._unknown.put(_name(kid), True, UNKNOWN_FOR)
 
-    async def _wait(self, waiting: asyncio.Future[None]) -> None:
+    async def wait(self, asked: asyncio.Future[None]) -> None:
         self._waiters += 1
         try:
-            await asyncio.wait((waiting,), timeout=PATIENCE + 1)
+            await asyncio.wait((asked,), timeout=PATIENCE + 1)
         finally:
             self._waiters -= 1
 
@@ -136,7 +142,7 @@ class FollowedKeys:
             # At most 100 keys: two milliseconds, once per new document.
             keys = parse_jwks(document.body)
         except UnusableSet:
-            self._host.count("jwks", "unusable")
+            self._host.count("jwks", "error")
             return
         self._host.count("jwks", "ok")
         before, self._keys = self._keys, keys

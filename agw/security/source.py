@@ -24,7 +24,7 @@ class Source:
         source: dict[str, Any] = {"address": address_of(request.peer)}
         certificate = request.certificate
         if certificate is not None:
-            from agw.security.certificate import read_certificate  # only callers with a certificate pay for it
+            from agw.security.x509_identity import read_certificate  # only callers with a certificate pay for it
 
             identity = read_certificate(certificate)
             if identity is not None:

@@ -112,6 +112,11 @@ async def resolve_public(host: str, *, internal: bool = False) -> list[str]:
     return [str(address) for address in found]
 
 
+async def guard(url: str) -> str:
+    """The address to connect to for a URL from outside. Errors: Refused."""
+    return (await resolve_public(check_url(url).host))[0]
+
+
 def is_public(address: Address) -> bool:
     """Whether an address belongs to the public internet, also the one inside it."""
     if isinstance(address, ipaddress.IPv4Address):

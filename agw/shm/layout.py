@@ -24,11 +24,12 @@ import mmap
 import time
 from collections.abc import Iterable
 
-from agw._fast.arena import GAUGE_COUNT, MCP_BYTES, SERIES_BYTES, TARGET_BYTES, TARGET_NUMBERS, TOOL_BYTES, Slot
+from agw._fast.arena import DECISION_SHAPE, GAUGE_COUNT, MCP_BYTES, SERIES_BYTES, TARGET_BYTES, TARGET_NUMBERS, TOOL_BYTES, Slot
 from agw._fast.forward import REASONS
 from agw._fast.methods import METHODS, RPC_METHODS
 from agw._fast.outcome import OUTCOMES, UPSTREAM_OUTCOMES
-from agw.shm.reader import McpSeries, RequestSeries, SlotView, TargetNumbers, UpstreamSeries
+from agw.shm.limits import SharedLimits
+from agw.shm.reader import DECISION_POLICIES, DECISION_RESULTS, McpSeries, RequestSeries, SlotView, TargetNumbers, UpstreamSeries, decision_name
 
 MAGIC = 0x6167772D61726E61
 VERSION = 2
@@ -76,8 +77,14 @@ GAUGES = (
     "mcp_children_started_total",
     "mcp_children_restarted_total",
     "mcp_children_failed_total",
+    *(decision_name(policy, result) for policy in DECISION_POLICIES for result in DECISION_RESULTS),
 )
 """Names of the words in a slot, in the order of the G_ enumeration in _fast/arena.pxd."""
+
+DECISION_WORDS = {
+    (policy, result): GAUGES.index(decision_name(policy, result)) for policy in DECISION_POLICIES for result in DECISION_RESULTS
+}
+"""Where each decision is counted."""
 
 TARGET_GAUGES = ("healthy", "sessions_owned", "sessions_pooled", "children", "tools", "prompts", "resources", "templates")
 """Names of a target's numbers, in the order of its row."""
@@ -85,7 +92,7 @@ TARGET_GAUGES = ("healthy", "sessions_owned", "sessions_pooled", "children", "to
 if len(TARGET_GAUGES) > TARGET_NUMBERS or len(UPSTREAM_OUTCOMES) > 32 or len(OUTCOMES) > 31:
     raise ImportError("agw.shm.layout and _fast/arena.pxd disagree")
 
-if len(GAUGES) != GAUGE_COUNT:
+if len(GAUGES) != GAUGE_COUNT or (len(DECISION_POLICIES), len(DECISION_RESULTS)) != DECISION_SHAPE:
     raise ImportError("agw.shm.layout.GAUGES and _fast/arena.pxd disagree")
 
 
@@ -101,6 +108,8 @@ class Arena:
         self._header[H_SYNCHRONIZED] = 1
         self._header[H_MAGIC] = MAGIC
         self.slots_in_use = [self._slot(i) for i in range(slots)]
+        self.limits: SharedLimits | None = None
+        """The tables of limits; the supervisor makes them before it forks."""
 
     def _slot(self, index: int) -> Slot:
         base = PAGE + index * SLOT_BYTES
@@ -137,6 +146,10 @@ class Arena:
         """Supervisor only."""
         self._header[H_GENERATION] = generation
         self._header[H_SYNCHRONIZED] = int(synchronized)
+
+    def limit_counts(self) -> list[tuple[str, int, int, int, int]]:
+        """(name, admitted, refused, evictions, errors) of every limit."""
+        return [] if self.limits is None else self.limits.counts()
 
     def series(self, slot: int) -> Iterable[RequestSeries]:
         """See ArenaReader."""

@@ -15,6 +15,18 @@ import msgspec
 DURATION_BOUNDS_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 80.0)
 """Upper bounds of the request duration buckets, seconds; one more bucket counts what took longer."""
 
+DECISION_POLICIES = (
+    "jwt", "mcp", "introspection", "basic", "apiKey", "extAuthz", "oidc", "authorization", "mcpAuthorization", "csrf", "sources", "limit",
+    "remoteLimit", "credentials", "jwks", "network",
+)
+DECISION_RESULTS = ("ok", "refused", "error", "missing", "expired", "cached", "none", "ignored")
+"""What decides, and how: the labels of the counters of decisions, in the order of their words."""
+
+
+def decision_name(policy: str, result: str) -> str:
+    """The name of one counter of decisions among the gauges of a slot."""
+    return f"auth_decisions_total/{policy}/{result}"
+
 
 class RequestSeries(msgspec.Struct, frozen=True, gc=False):
     """One row of request counters: what one worker counted for one combination of labels.

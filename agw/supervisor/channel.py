@@ -25,6 +25,9 @@ class Message(msgspec.Struct, frozen=True):
 
     To children: config (generation, plan, labels, new binds; descriptors for clients, then for hops), document, drain (deadline_ns), stop,
     reopen, level (text). To the supervisor: ready, applied (generation), failed (generation, text), quit, level (text).
+
+    Fetched documents: `fetch` (payload: the list of DocumentPlan) to the helper; `want` (text: url) from a worker over the
+    supervisor to the helper; `fetched` (text: url, payload: Fetched) from the helper over the supervisor to all workers.
     """
 
     op: str

@@ -11,23 +11,28 @@ once (so that children inherit the result), holds every listening socket, and is
 from __future__ import annotations
 
 import gc
+import hashlib
 import logging
 import os
 import select
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import FrameType
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
 from agw.admin import helper
 from agw.config import ConfigErrors, Loaded, redacted
 from agw.runtime.compile import CompileError, compile_plan
+from agw.runtime.documents import Fetched
 from agw.runtime.plan import Plan, ProcessPlan
+from agw.runtime.plan_security import RateStorePlan
 from agw.runtime.snapshot import BindKey, LabelIndex, Labels, Snapshot
 from agw.shm import layout
+from agw.shm.limits import FILE_NAME, QuotaFileError, SharedLimits, make_limits
 from agw.supervisor.channel import Channel, ChannelClosed, Message
 from agw.supervisor.children import FATAL_CODES, Child, CrashLoop
 from agw.supervisor.keys import KeyFileError, SessionKeys, with_cookie_keys
@@ -70,11 +75,13 @@ class Supervisor:
         self._plan = with_cookie_keys(msgspec.structs.replace(loaded.plan, process=process), process.session_keys)
         self._snapshot: Snapshot = compile_plan(self._plan, 1, self._labels)
         self._arena = layout.Arena(workers)
+        self._arena.limits = shared_limits(self._plan, workers, os.environ)
         self._arena.publish(1, True)
         self._workers = [Child("worker", i) for i in range(workers)]
         self._helper = Child("helper", -1)
         self._journals = [make_journal(i) for i in range(workers)]
         self._crashes = CrashLoop()
+        self._fetched: dict[str, Fetched] = {}
         self._exit_code: int | None = None
         self._draining_until = 0
         self._apply_by = 0
@@ -175,11 +182,26 @@ class Supervisor:
             elif message.op == "failed":
                 log.error("a worker could not take the configuration; replacing it", extra={"worker": child.slot, "cause": message.text})
                 child.kill(signal.SIGKILL)
+            elif message.op == "want":
+                if self._helper.channel is not None:
+                    self._tell(self._helper, message)
+            elif message.op == "fetched":
+                self._on_fetched(message)
             elif message.op == "quit":
                 self.drain()
             elif message.op == "level":
                 self._operator_log.set_level(message.text)
                 self._broadcast(message)
+
+    def _on_fetched(self, message: Message) -> None:
+        """News of a document: keep the good copy for those who start later, tell the workers."""
+        if message.text not in {document.url for document in self._plan.documents}:
+            return
+        kept = msgspec.msgpack.decode(message.payload, type=Fetched).after(self._fetched.get(message.text))
+        if kept is not None:
+            self._fetched[message.text] = kept
+        for child in self._workers:
+            self._tell(child, message)
 
     def _check(self, now: int) -> None:
         """What depends on time: respawn, frozen workers, drain's end, watchdog."""
@@ -232,7 +254,8 @@ class Supervisor:
             for key in [k for k in listeners if k not in self._snapshot.binds]:
                 os.close(listeners.pop(key))
                 os.close(hops.pop(key))
-            return worker.main(child.slot, self._arena, self._snapshot, self._labels, listeners, hops, lent, self._journals[child.slot], channel, parent)
+            return worker.main(child.slot, self._arena, self._snapshot, self._labels, listeners, hops, lent, self._journals[child.slot], channel, parent,
+                               list(self._fetched.values()))
 
         slot = self._arena.slot(child.slot)
         for key in self._snapshot.binds:
@@ -249,7 +272,8 @@ class Supervisor:
         def body(channel: Channel) -> int:
             document = msgspec.json.decode(self._document)
             prefix = self._plan.process.metrics_prefix
-            return helper.main(self._arena, self._labels, document, self._sockets, channel, self._operator_log, prefix, parent)
+            return helper.main(self._arena, self._labels, document, self._sockets, channel, self._operator_log, prefix, parent,
+                               self._plan.documents, list(self._fetched.values()))
 
         self._helper.spawn(time.monotonic_ns(), body, lambda: self._close_in_child(self._helper))
 
@@ -289,6 +313,8 @@ class Supervisor:
         if child.slot >= 0:
             slot = self._arena.slot(child.slot)
             slot.reset_live_gauges()
+            if self._arena.limits is not None:
+                self._arena.limits.release(child.slot)
             slot.set(layout.W_STATE, layout.EMPTY)
             slot.set(layout.W_PID, 0)
         if self._draining_until:
@@ -335,9 +361,10 @@ class Supervisor:
         try:
             loaded = self._load()
             generation = self._generation + 1
-            # Of the process only the session keys change before a restart.
+            # Of the process only the session keys change before a restart, of the store of limits nothing.
             keys = self._completed(loaded.plan.process, "").session_keys
-            plan = msgspec.structs.replace(loaded.plan, process=msgspec.structs.replace(self._plan.process, session_keys=keys))
+            process = msgspec.structs.replace(self._plan.process, session_keys=keys)
+            plan = msgspec.structs.replace(loaded.plan, process=process, rate_store=self._plan.rate_store)
             plan = with_cookie_keys(plan, keys)
             snapshot = compile_plan(plan, generation, self._labels)
         except (ConfigErrors, CompileError, KeyFileError, ValueError) as error:
@@ -363,6 +390,10 @@ class Supervisor:
             log.warning("the config: section changed; it is read at start only, restart to apply it")
         if loaded.plan.access_log.enabled != self._plan.access_log.enabled:
             log.warning("frontendPolicies.accessLog.enabled is read at start only, restart to apply it")
+        if loaded.plan.rate_store != self._plan.rate_store:
+            log.warning("rateLimit is read at start only, restart to apply it")
+        if has_quotas(loaded.plan) and not has_quotas(self._plan) and self._arena.limits is not None and not self._arena.limits.lasting:
+            log.warning("the quota file is opened at start only; until then quotas end with this process")
         for problem in loaded.warnings:
             log.warning(str(problem))
         self._generation, self._plan, self._snapshot = generation, plan, snapshot
@@ -381,6 +412,9 @@ class Supervisor:
         for child in self._workers:
             fds = [table[key][child.slot].fileno() for table in (self._listen.sockets, self._listen.hops) for key in opened]
             self._tell(child, Message("config", generation=self._generation, payload=payload, labels=labels, binds=[(k.address, k.port) for k in opened]), fds)
+        urls = {document.url for document in plan.documents}
+        self._fetched = {url: kept for url, kept in self._fetched.items() if url in urls}
+        self._tell(self._helper, Message("fetch", payload=msgspec.msgpack.encode(plan.documents)))
         self._tell(self._helper, Message("document", generation=self._generation, payload=self._document, labels=labels))
 
     def _refused(self, why: str) -> None:
@@ -428,6 +462,37 @@ class Supervisor:
                     pass
         self._sockets.unlink()
         log.info("stopped", extra={"code": self._exit_code})
+
+
+def has_quotas(plan: Plan) -> bool:
+    """Has any route a quota?"""
+    return any(limit.kind == "quota" for route in plan.routes for limit in route.policies.limits)
+
+
+def shared_limits(plan: Plan, workers: int, environ: Mapping[str, str]) -> SharedLimits:
+    """The tables of limits. Quotas are kept in the configured file, else in the state directory once there are any.
+
+    Errors: SocketError when the configured file cannot be used.
+    """
+    store = plan.rate_store
+    state = environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    path = store.quota_file or (os.path.join(state, FILE_NAME) if state and has_quotas(plan) else "")
+    if store.kind == "redis":
+        return make_limits(store.max_keys, workers, key=store_hash_key(store))
+    try:
+        return make_limits(store.max_keys, workers, path)
+    except QuotaFileError as error:
+        if store.quota_file:
+            raise SocketError(0, str(error)) from None
+        # A state directory that cannot be written to is no reason not to serve.
+        log.warning("quotas are not kept over restarts", extra={"cause": str(error)})
+        return make_limits(store.max_keys, workers)
+
+
+def store_hash_key(store: RateStorePlan) -> bytes:
+    """16 octets: the key of hashes that machines with the same store share. Outsiders do not know it if the store has a password."""
+    password = unquote(urlsplit(store.url).password or "")
+    return hashlib.blake2b(f"{store.prefix}\0{password}".encode(), digest_size=16, person=b"agw limits").digest()
 
 
 def check_access_log(plan: Plan) -> None:

@@ -12,7 +12,17 @@ from itertools import accumulate
 from operator import add
 from typing import TYPE_CHECKING, NamedTuple
 
-from agw.shm.reader import DURATION_BOUNDS_S, ArenaReader, McpSeries, RequestSeries, SlotView, UpstreamSeries
+from agw.shm.reader import (
+    DECISION_POLICIES,
+    DECISION_RESULTS,
+    DURATION_BOUNDS_S,
+    ArenaReader,
+    McpSeries,
+    RequestSeries,
+    SlotView,
+    UpstreamSeries,
+    decision_name,
+)
 from agw.telemetry.metrics import METRICS, UNKNOWN, Metric
 
 if TYPE_CHECKING:
@@ -71,6 +81,11 @@ class Family(NamedTuple):
     rows: Mapping[tuple[str, ...], Value]
 
 
+def no_documents() -> Mapping[str, Mapping[tuple[str, ...], Value]]:
+    """Where none are fetched."""
+    return {"ages": {}, "fetches": {}}
+
+
 class _Sums:
     """Request counters summed so far for one combination of labels."""
 
@@ -98,7 +113,10 @@ class _Sums:
 
 
 class MetricsSource:
-    """Everything a scrape needs. `labels` and `config` are asked once per scrape, so they see reloads."""
+    """Everything a scrape needs. `labels` and `config` are asked once per scrape, so they see reloads.
+
+    `documents` gives the rows of the metrics of that origin, by their `source`.
+    """
 
     def __init__(
         self,
@@ -108,12 +126,16 @@ class MetricsSource:
         config: Callable[[], ConfigState],
         version: str,
         prefix: str = "agw",
+        documents: Callable[[], Mapping[str, Mapping[tuple[str, ...], Value]]] = no_documents,
+        limits: Callable[[], Iterable[tuple[str, int, int, int, int]]] = tuple,
     ) -> None:
         self.prefix = prefix
+        self._limits = limits
         self._arena = arena
         self._labels = labels
         self._config = config
         self._version = version
+        self._documents = documents
 
     def read(self) -> list[Family]:
         """All families, in the order of METRICS; those without rows are included."""
@@ -123,7 +145,9 @@ class MetricsSource:
         requests = self._requests(slots, labels)
         mcp = self._mcp(slots, labels)
         targets = self._targets(slots, labels)
+        limits = list(self._limits())
         numbers = [(slot, self._arena.gauges(slot.index)) for slot in slots]
+        documents = self._documents()
         process: dict[str, dict[tuple[str, ...], Value]] = {
             "version": {(self._version,): 1},
             "synchronized": {(): int(config.synchronized)},
@@ -138,6 +162,8 @@ class MetricsSource:
                 rows = _of_mcp(mcp, metric.source)
             elif metric.origin == "upstream":
                 rows = self._upstream(slots, labels)
+            elif metric.origin == "limit":
+                rows = _of_limits(limits, metric.source)
             elif metric.origin == "target":
                 rows = _of_targets(targets, metric.source)
             elif metric.origin == "worker":
@@ -146,6 +172,10 @@ class MetricsSource:
                     for slot, by_name in numbers
                     if metric.source in by_name
                 }
+            elif metric.origin == "decisions":
+                rows = _decisions([by_name for _, by_name in numbers])
+            elif metric.origin == "documents":
+                rows = documents[metric.source]
             elif metric.origin == "slot":
                 rows = {(str(slot.index),): _slot_value(slot, metric) for slot in slots}
             else:
@@ -252,6 +282,36 @@ def _of_targets(targets: Mapping[tuple[str, ...], Mapping[str, int]], source: st
     if source == "items":
         return {(*key, kind): numbers[kind] for key, numbers in targets.items() for kind in ITEMS if numbers.get(kind)}
     return {key: numbers[source] for key, numbers in targets.items() if source in numbers}
+
+
+def _decisions(slots: list[dict[str, int]]) -> dict[tuple[str, ...], Value]:
+    """Only what was counted: most policies of the table are in no configuration."""
+    sums: dict[tuple[str, ...], Value] = {}
+    for policy in DECISION_POLICIES:
+        for result in DECISION_RESULTS:
+            name = decision_name(policy, result)
+            total = sum(by_name.get(name, 0) for by_name in slots)
+            if total:
+                sums[policy, result] = total
+    return sums
+
+
+def _of_limits(limits: Iterable[tuple[str, int, int, int, int]], source: str) -> dict[tuple[str, ...], Value]:
+    """Sums by name: two limits may bear the same one."""
+    rows: dict[tuple[str, ...], Value] = {}
+
+    def count(key: tuple[str, ...], number: int) -> None:
+        before = rows.get(key, 0)
+        assert not isinstance(before, Distribution)
+        rows[key] = before + number
+
+    for name, admitted, refused, evictions, errors in limits:
+        if source == "decisions":
+            count((name, "admitted"), admitted)
+            count((name, "refused"), refused)
+        else:
+            count((name,), evictions if source == "evictions" else errors)
+    return rows
 
 
 ITEMS = ("tools", "prompts", "resources", "templates")

@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 
 Unit = Literal["", "seconds", "bytes"]
 Kind = Literal["counter", "gauge", "histogram", "info"]
-Origin = Literal["requests", "mcp", "upstream", "target", "worker", "slot", "process"]
+Origin = Literal["requests", "mcp", "upstream", "target", "limit", "worker", "slot", "process", "decisions", "documents"]
 
 ROUTE_LABELS = ("bind", "gateway", "listener", "route", "route_rule")
 REQUEST_LABELS = ("backend", "protocol", "method", "status", "reason", *ROUTE_LABELS)
@@ -43,9 +43,9 @@ class Metric(NamedTuple):
     """One metric family.
 
     `origin` says where its rows come from: `requests`, `mcp` and `upstream` are summed over the slots by label; `target` is
-    one number per slot and MCP target, `worker` one per slot, `slot` one field of the slot itself; `process` is known to the
-    helper process. `source` is the arena's name of a `worker` or `target` number, the field for the other origins. The exposed value is the number
-    over `divisor`.
+    one number per slot and MCP target, `limit` one per limit over all slots, `worker` one per slot, `slot` one field of the slot itself;
+    `decisions` are summed over the slots; `process` and `documents` are known to the helper process. `source` is the arena's name of a
+    `worker` or `target` number, the field for the other origins. The exposed value is the number over `divisor`.
     """
 
     name: str
@@ -103,6 +103,11 @@ METRICS: tuple[Metric, ...] = (
     _target("sessions_pooled", "Sessions with the target that clients without one share."),
     _target("children", "Processes of the stdio target not reaped yet."),
     Metric("mcp_catalogue_items", "gauge", "", (*TARGET_LABELS, "kind"), "target", "items", "What the target listed last; known only where lists are merged."),
+    Metric("rate_limit_decisions", "counter", "", ("limit", "result"), "limit", "decisions", "Requests that a limit admitted or refused."),
+    Metric("rate_limit_evictions", "counter", "", ("limit",), "limit", "evictions",
+           "Keys that lost their bucket to another one because the table of limits was full."),
+    Metric("rate_limit_store_errors", "counter", "", ("limit",), "limit", "errors",
+           "Times a limit could not be decided as configured: the shared store did not answer, or a key or cost failed."),
     _worker("downstream_connections_active", "gauge", "Client connections open now.", source="downstream_connections"),
     _worker("downstream_connections", "counter", "Client connections accepted."),
     _worker("downstream_received_bytes", "counter", "Bytes received from clients.", unit="bytes"),
@@ -121,6 +126,12 @@ METRICS: tuple[Metric, ...] = (
     _worker("loop_lag_seconds", "gauge", "Lateness of the last loop timer.", source="loop_lag_ns", unit="seconds"),
     _worker("tls_handshakes", "counter", "TLS handshakes completed with clients."),
     _worker("tls_handshake_failures", "counter", "Client connections that ended before their TLS handshake was complete."),
+    Metric("auth_decisions", "counter", "", ("policy", "result"), "decisions", "decisions",
+           "Decisions of policies about requests; `cached`: the same as for an earlier request with the same credential."),
+    Metric("document_age_seconds", "gauge", "seconds", ("url",), "documents", "ages",
+           "Time since a fetched document (keys, metadata) was last known to be good; absent until it was loaded."),
+    Metric("document_fetches", "counter", "", ("url", "result"), "documents", "fetches",
+           "Attempts to fetch a document since the helper process began: changed, same, failed, or invalid (no JSON object, too large)."),
     Metric("worker_ready", "gauge", "", WORKER_LABELS, "slot", "state", "1 if the worker takes traffic, else 0."),
     Metric("worker_generation", "gauge", "", WORKER_LABELS, "slot", "generation", "Configuration the worker runs."),
     Metric("worker_heartbeat_age_seconds", "gauge", "seconds", WORKER_LABELS, "slot", "heartbeat_age_ns",

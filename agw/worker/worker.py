@@ -29,6 +29,7 @@ from agw._fast.downstream import Acceptor
 from agw._fast.exchange import Context
 from agw._fast.reactor import Reactor
 from agw.runtime.compile import compile_steps
+from agw.runtime.documents import Fetched
 from agw.runtime.plan import Plan
 from agw.runtime.snapshot import BindKey, LabelIndex, Labels, Snapshot
 from agw.shm import layout
@@ -37,8 +38,10 @@ from agw.worker.hop import Hops
 from agw.worker.journal import Journal
 from agw.worker.logwriter import LogWriter
 from agw.worker.resolver import Resolver
+from agw.worker.security import WorkerSecurity
 
 if TYPE_CHECKING:
+    from agw.security.limits import Limits
     from agw.worker.mcp import McpHost
 
 log = logging.getLogger(__name__)
@@ -57,7 +60,7 @@ class Worker:
 
     def __init__(
         self, index: int, arena: layout.Arena, snapshot: Snapshot, labels: LabelIndex, listeners: dict[BindKey, int],
-        hops: dict[BindKey, int], lent: frozenset[BindKey], journal: int, channel: Channel, parent: int,
+        hops: dict[BindKey, int], lent: frozenset[BindKey], journal: int, channel: Channel, parent: int, documents: list[Fetched],
     ) -> None:
         self.index = index
         self.workers = len(arena.slots_in_use)
@@ -65,6 +68,8 @@ class Worker:
         self.lent = lent
         self.parent = parent
         self.slot = arena.slot(index)
+        self.limits = arena.limits.as_worker(index) if arena.limits is not None else None
+        self._books: Limits | None = None
         self.snapshot = snapshot
         self.labels = labels
         self.channel = channel
@@ -76,6 +81,7 @@ class Worker:
         self.reactor.wake = self.loop.call_soon
         self.context = Context(self.reactor, self.slot, AccessLog(self.writer.put if self.writer else None), int.from_bytes(os.urandom(8), "big"))
         self.resolver = Resolver(self.loop)
+        self.security = WorkerSecurity(self.context, self._want, documents)
         self.acceptors: dict[BindKey, Acceptor] = {}
         self.retired: list[Acceptor] = []
         self.started = False
@@ -107,6 +113,7 @@ class Worker:
         self.loop.run_forever()
         if self.mcp is not None:
             self.loop.run_until_complete(self.mcp.close())
+        self.loop.run_until_complete(self.security.close())
         if self.writer is not None:
             self.context.log.flush()
             self.writer.close()
@@ -114,6 +121,7 @@ class Worker:
 
     async def _start(self) -> None:
         await self.resolver.prepare(self.snapshot.clusters.values(), RESOLVE_S)
+        self._equip(self.snapshot)
         self._adopt_mcp(self.snapshot)
         for acceptor in self.acceptors.values():
             acceptor.start()
@@ -133,6 +141,9 @@ class Worker:
             self.channel.send(message)
         except ChannelClosed:
             self._orphaned()
+
+    def _want(self, url: str) -> None:
+        self._say(Message("want", text=url))
 
     def _tick(self) -> None:
         now = time.monotonic_ns()
@@ -174,6 +185,8 @@ class Worker:
             if message.op == "config":
                 self.pending = (message, fds)
                 self._take_pending()
+            elif message.op == "fetched":
+                self.security.documents.take(msgspec.msgpack.decode(message.payload, type=Fetched))
             elif message.op == "drain":
                 self.drain(message.number)
             elif message.op == "stop":
@@ -238,6 +251,7 @@ class Worker:
             return
         old = self.snapshot
         self.snapshot = snapshot
+        self._equip(snapshot)
         self._adopt_mcp(snapshot)
         keys = [BindKey(*where) for where in message.binds]
         opened = dict(zip(keys, fds, strict=False))
@@ -289,6 +303,31 @@ class Worker:
             acceptor.stop_accepting()
             acceptor.drain()
             self.retired.append(acceptor)
+
+    def _equip(self, snapshot: Snapshot) -> None:
+        """Give the gates of a snapshot what they ask; nothing of it has been requested yet."""
+        new = [gate for gate in snapshot.gates.values() if gate.keeper is None]
+        host = self.security.attach(snapshot)
+        if new:
+            from agw.security.keeper import Keeper
+
+            for gate in new:
+                gate.keeper = Keeper(gate, gate.plan, host, self._limits_for(snapshot))
+
+    def _limits_for(self, snapshot: Snapshot) -> Limits | None:
+        """What the limits of this worker are kept in; made with the first limit."""
+        if self._books is None and self.limits is not None and any(route.policies.limits for route in snapshot.plan.routes):
+            from agw.security import cel
+            from agw.security.limits import Limits
+
+            store = None
+            if snapshot.plan.rate_store.kind == "redis":
+                from agw.security.redis_store import RedisStore
+
+                store = RedisStore(snapshot.plan.rate_store)
+                self.security.spawn(store.run())
+            self._books = Limits(self.limits, cel.compile, None if store is None else store.leases)
+        return self._books
 
     def _adopt_mcp(self, snapshot: Snapshot) -> None:
         """Give MCP backends their services; the package is loaded when there is the first."""
@@ -358,12 +397,12 @@ def settled(slot: Slot, now: int) -> bool:
 
 def main(
     index: int, arena: layout.Arena, snapshot: Snapshot, labels: LabelIndex, listeners: dict[BindKey, int], hops: dict[BindKey, int],
-    lent: frozenset[BindKey], journal: int, channel: Channel, parent: int,
+    lent: frozenset[BindKey], journal: int, channel: Channel, parent: int, documents: list[Fetched],
 ) -> int:
     """The worker's life after the fork; returns its exit code.
 
     `listeners` are for clients, `hops` for other workers; `lent` names the listeners that outlive this instance;
-    `journal` is the slot's memory of its sessions.
+    `journal` is the slot's memory of its sessions; `documents` are the copies that the supervisor keeps.
     """
     process.set_name(b"agw-worker")
     process.set_parent_death_signal(signal.SIGTERM)
@@ -372,6 +411,9 @@ def main(
     slot = arena.slot(index)
     slot.reset_live_gauges()
     slot.recall_tools()
+    if arena.limits is not None:
+        # What its predecessor held, if nobody has taken it back yet.
+        arena.limits.release(index)
     slot.set(layout.W_PID, os.getpid())
     slot.set(layout.W_STARTED, time.monotonic_ns())
     slot.set(layout.W_HEARTBEAT, time.monotonic_ns())
@@ -381,7 +423,7 @@ def main(
         allowed = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {allowed[index % len(allowed)]})
     try:
-        return Worker(index, arena, snapshot, labels, listeners, hops, lent, journal, channel, parent).run()
+        return Worker(index, arena, snapshot, labels, listeners, hops, lent, journal, channel, parent, documents).run()
     except Exception:
         log.exception("worker failed")
         return 1

@@ -103,21 +103,30 @@ class Documents:
     def __init__(self) -> None:
         self.known: dict[str, Document] = {}
         self.wanted: list[str] = []
+        self.watchers: list[tuple[str, Callable[[], object]]] = []
+        self.newer: dict[str, object] = {}
+        """What is fetched when a document is wanted."""
 
     def get(self, url: str) -> Document | None:
         return self.known.get(url)
 
     def want(self, url: str) -> None:
         self.wanted.append(url)
+        if url in self.newer:
+            self.put(url, self.newer[url])
 
     def watch(self, url: str, changed: Callable[[], object]) -> None:
-        """Nothing changes here."""
+        self.watchers.append((url, changed))
 
     async def arrival(self, url: str, timeout_s: float) -> Document | None:
         return self.known.get(url)
 
     def put(self, url: str, value: object) -> None:
-        self.known[url] = Document(json.dumps(value).encode(), 1)
+        before = self.known.get(url)
+        self.known[url] = Document(json.dumps(value).encode(), 1 if before is None else before.version + 1)
+        for watched, changed in self.watchers:
+            if watched == url:
+                changed()
 
 
 class Host:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Self
 import h11
 
 from agw.mcp.transport import TransportError
-from agw.mcp.transports.origin import Answer
+from agw.runtime.origin import Answer
 
 Reply = tuple[int, dict[str, str], bytes]
 

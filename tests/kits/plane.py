@@ -23,7 +23,7 @@ from agw._fast.accesslog import AccessLog
 from agw._fast.exchange import Context
 from agw._fast.pool import Cluster
 from agw._fast.reactor import Reactor
-from agw.mcp.transports.origin import Origin
+from agw.runtime.origin import Origin
 from agw.runtime.plan import ClusterPlan
 from agw.shm.layout import Arena
 from agw.worker.resolver import literal

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from weakref import WeakValueDictionary
 
@@ -32,7 +32,10 @@ from agw.mcp.federation.pins import Pins
 from agw.mcp.federation.sources import Audience, Entries, Entry, Fetch, OnEvent, Settings, Sources
 from agw.mcp.federation.uris import UriOwners, Uris
 
-__all__ = ["Allow", "Audience", "Catalogue", "Fetch", "Settings"]
+__all__ = ["Allow", "Audience", "Catalogue", "Fetch", "Settings", "Shown"]
+
+Shown = Callable[[Listing], Awaitable[Listing]]
+"""A list as one caller may see it."""
 
 Allow = Callable[[Audience, KindName, int, str], bool]
 """Whether the audience may see `name` (or URI) of the target."""
@@ -122,19 +125,25 @@ class Catalogue:
                 return await self._shielded(task)
             await asyncio.wait({task})  # began before the last change: its answer may be old
 
-    async def result(self, kind: KindName, audience: Audience, modern: bool, cursor: str | None = None) -> bytes:
-        """The raw result of a list request. Errors: RpcError, -32602 for a bad cursor."""
+    async def result(self, kind: KindName, audience: Audience, modern: bool, cursor: str | None = None, shown: Shown | None = None) -> bytes:
+        """The raw result of a list request; `shown` makes of the list what this caller may see of it.
+
+        Errors: RpcError, -32602 for a bad cursor.
+        """
         found = self.ready(kind, audience) or await self.listing(kind, audience)
+        if shown is not None:
+            found = await shown(found)
         if self._settings.page_size > 0 and self._cursors is not None:
-            return self._page(self._cursors, kind, audience, found, modern, cursor)
+            # A list another caller of the audience was shown is nothing this one may go on in.
+            pinned = [] if shown is not None else self._view(audience).paged.setdefault(kind, [])
+            return self._page(self._cursors, kind, audience, found, pinned, modern, cursor)
         if cursor is not None:
             raise invalid_cursor()
         return found.result(modern, self._clock(), self._server_info if modern else None)
 
-    def _page(self, cursors: Cursors, kind: KindName, audience: Audience, found: Listing, modern: bool, token: str | None) -> bytes:
+    def _page(self, cursors: Cursors, kind: KindName, audience: Audience, found: Listing, pinned: list[Merge], modern: bool, token: str | None) -> bytes:
         bound = bound_to(audience.principal, KINDS[kind].method, self._backend)
         merge, offset = found.merge, 0
-        pinned = self._view(audience).paged.setdefault(kind, [])
         if token is not None:
             place = cursors.open(token, bound)
             merge = next((each for each in (found.merge, *pinned) if each.generation == place.generation), found.merge)
@@ -177,13 +186,19 @@ class Catalogue:
 
         Errors: as `listing`.
         """
+        known = self.route_now(kind, audience, public)
+        if known is not None or self._naming.prefixed or self._targets == 1:
+            return known
+        owner = (await self.listing(kind, audience)).merge.owner(public)
+        return None if owner is None else (owner, public)
+
+    def route_now(self, kind: KindName, audience: Audience, public: str) -> tuple[int, str] | None:
+        """Like `route`, from what was listed before."""
         if self._naming.prefixed or self._targets == 1:
             return self._naming.split(public)
         view = self._views.get(audience)
         found = None if view is None else view.listings.get(kind)
         owner = None if found is None else found.merge.owner(public)
-        if owner is None:
-            owner = (await self.listing(kind, audience)).merge.owner(public)
         return None if owner is None else (owner, public)
 
     async def route_uri(self, audience: Audience, uri: str) -> tuple[int, str] | None:
@@ -326,7 +341,7 @@ class Catalogue:
     def _failure(self, entries: Sequence[Entry], failed: Sequence[int]) -> RpcError:
         """What to say when there is no list. A target's own words only where there is no other target, or it turned the caller away."""
         errors = [error for entry in entries if (error := entry.error) is not None]
-        denied = [error for error in errors if error.status in (401, 403)]
+        denied = [error for error in errors if error.denied]
         if self._targets == 1 or (denied and len(denied) == self._targets):
             return errors[0].with_traceback(None)
         if len(failed) < self._targets or not self._settings.fail_open:

@@ -224,7 +224,7 @@ class Sources:
         entry.epoch = epoch
         entry.failures += 1
         entry.retry_at = self._clock() + min(self._settings.retry_s * 2 ** min(entry.failures - 1, 16), self._settings.max_retry_s)
-        if error.status in (401, 403):
+        if error.denied:
             entry.content = None
         elif entry.content is None:
             shared = self._shared.get((target, kind, audience.variant))

@@ -20,7 +20,7 @@ import msgspec
 import orjson
 
 from agw._fast.jsonrpc import EnvelopeError, locate
-from agw.mcp.transports.origin import Answer
+from agw.runtime.origin import Answer
 
 MAX_ERROR_TEXT = 16 * 1024
 """Characters of a failed answer's body that are shown."""

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from agw.mcp.openapi.text import MAX_BYTES, DocumentError
 from agw.mcp.openapi.tools import ToolSet, build
 from agw.mcp.transport import TransportError
-from agw.mcp.transports.origin import Answer
+from agw.runtime.origin import Answer
 from agw.runtime.plan import OpenApiPlan
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from agw._fast.sse import Event, EventReader
 from agw.mcp.message import MessageError, failure, members, parse, split_batch
 from agw.mcp.transport import Headers, Reply, TransportError
-from agw.mcp.transports.origin import Stream
+from agw.runtime.origin import Stream
 
 MIN_RETRY_S = 0.1
 MAX_RETRY_S = 30.0

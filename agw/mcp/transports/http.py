@@ -22,7 +22,7 @@ from typing import Literal
 from agw.mcp.message import MessageError, split_batch
 from agw.mcp.transport import Headers, OnMessage, Reply, TransportError
 from agw.mcp.transports.events import MAX_RETRY_S, Events, Position, answers, messages, refused
-from agw.mcp.transports.origin import Origin, Stream, first
+from agw.runtime.origin import Origin, Stream, first
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from agw._fast.sse import Event
 from agw.mcp.message import MessageError, parse
 from agw.mcp.transport import Headers, OnMessage, Reply, TransportError
 from agw.mcp.transports.events import Events, messages, refused
-from agw.mcp.transports.origin import Origin, Stream
+from agw.runtime.origin import Origin, Stream
 
 log = logging.getLogger(__name__)
 

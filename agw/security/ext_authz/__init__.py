@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from agw.security.ext_authz import expressions
 from agw.security.ext_authz.step import ExtAuthz
 
 if TYPE_CHECKING:
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from agw.security.ext_authz.values import Compile
 
 
-def make(plan: ExtAuthzPlan, host: SecurityHost, compile: Compile | None = None) -> ExtAuthz:
-    """The step of one `extAuthz`. Errors: ValueError for an expression that cannot be compiled.
+def factory(plan: ExtAuthzPlan, host: SecurityHost, compile: Compile = expressions.compile) -> ExtAuthz:
+    """The step of one `extAuthz`. Errors: ValueError for an expression that cannot be compiled. `compile` is CEL but in tests.
 
     `close()` of the step lets go of its connections; call it when the step is not asked any more.
     """

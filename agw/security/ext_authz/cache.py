@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 
 MAX_TTL_S = 86_400.0
 MAX_ENTRY = 16_384
-"""Octets of the header lines of one permission; more is not kept."""
+"""Octets of the header lines, and of the values, of one permission; more is not kept."""
 
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)")
+_EPOCH = 1e9
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -68,7 +69,7 @@ class Cache:
     def put(self, key: bytes, permission: Permission, request: Request, found: Found) -> None:
         """Keep a permission for as long as the policy says, or not at all."""
         seconds = self._seconds(request, found)
-        if seconds <= 0 or self._max <= 0 or len(permission.lines) > MAX_ENTRY:
+        if seconds <= 0 or self._max <= 0 or max(len(permission.lines), len(repr(permission.metadata))) > MAX_ENTRY:
             return
         self._kept[key] = (time.monotonic() + min(seconds, MAX_TTL_S), permission)
         self._kept.move_to_end(key)
@@ -87,7 +88,10 @@ class Cache:
 
 
 def lifetime_s(value: Any) -> float:
-    """A duration, a moment, text like `5m`, or a number of seconds, in seconds from now. Errors: ValueError."""
+    """A duration, a moment, text like `5m`, or a number of seconds, in seconds from now. Errors: ValueError.
+
+    A number of 30 years and more is a moment in seconds since the epoch, as `exp` of a token is.
+    """
     if isinstance(value, timedelta):
         return value.total_seconds()
     if isinstance(value, datetime):
@@ -95,7 +99,7 @@ def lifetime_s(value: Any) -> float:
     if isinstance(value, str) and (match := _DURATION.fullmatch(value.strip())):
         return float(match[1]) * _UNIT_S[match[2]]
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        return float(value) - (time.time() if value >= _EPOCH else 0.0)
     raise ValueError("no lifetime")
 
 

@@ -29,6 +29,7 @@ MAX_LOCATION = 8192
 PASSED_ON = (b"www-authenticate", b"location", b"set-cookie", b"retry-after", b"cache-control", b"x-request-id")
 """Headers of a refusal that reach the caller, besides its content type."""
 
+_METHOD = re.compile(rb"[A-Z]{1,20}")
 _TARGET = re.compile(rb"/[!-\"$-~]*")
 _LOCATION = re.compile(rb"(?:https?://|/(?![/\\]))[!-~]*")
 
@@ -42,10 +43,11 @@ class HttpService:
         self._call = plan.call
         self._caller = caller
         self._path = optional(plan.path_cel, "path", compile)
-        self._redirect = optional(plan.redirect_cel, "redirect", compile)
+        self._redirect = optional(plan.redirect_cel, "redirect", compile, "response")
         self._body = optional(plan.body_cel, "body", compile)
         self._include = [name.encode().lower() for name in plan.include_headers] or [b"authorization"]
         self._add = [(name.encode().lower(), Value(text, f"addRequestHeaders.{name}", compile)) for name, text in plan.add_headers_cel.items()]
+        self._method = next((value for name, value in self._add if name == b":method"), None)
         self._copy = tuple(dict.fromkeys(name.encode().lower() for name in plan.response_headers))
         self._metadata = [(name, Value(text, f"metadata.{name}", compile, "response")) for name, text in plan.metadata_cel.items()]
         self._body_bytes = plan.body_bytes
@@ -60,7 +62,7 @@ class HttpService:
         body = self._sent_body(request, found)
         if isinstance(body, Refusal):
             return body
-        answer = await self._caller(self._call, request.method, self._sent_headers(request, found), body, path)
+        answer = await self._caller(self._call, self._sent_method(request, found), self._sent_headers(request, found), body, path)
         if 200 <= answer.status < 300:
             return self._permission(request, found, answer)
         if answer.status >= 500 or answer.status < 300:
@@ -78,6 +80,14 @@ class HttpService:
             raise ValueFailure("path: no path that can be asked for")
         return target.decode("ascii")
 
+    def _sent_method(self, request: Request, found: Found) -> str:
+        if self._method is None:
+            return request.method
+        method = self._method.octets(request, found, {})
+        if not _METHOD.fullmatch(method):
+            raise ValueFailure("addRequestHeaders.:method: no method")
+        return method.decode("ascii")
+
     def _sent_headers(self, request: Request, found: Found) -> Headers:
         out: Headers = []
         added = {name for name, _ in self._add}
@@ -85,6 +95,8 @@ class HttpService:
             if name not in added and headers.is_name(name):
                 out += [(name, value) for value in request.values(name)]
         for name, value in self._add:
+            if name.startswith(b":"):
+                continue
             octets = value.octets(request, found, {})
             if not headers.is_value(octets):
                 raise ValueFailure(f"addRequestHeaders.{name.decode('latin-1')}: no header value")

@@ -51,10 +51,14 @@ class ExtAuthz:
     def __init__(self, plan: ExtAuthzPlan, host: SecurityHost, service: Service, compile: Compile | None) -> None:
         self._on_failure = plan.on_failure
         self._timeout_s = plan.timeout_ns / 1e9
-        self._needs_body = bool(plan.body_bytes) and not plan.body_cel
+        self._body_bytes = 0 if plan.body_cel else plan.body_bytes
         self._host = host
         self._service = service
         self._cache = Cache(plan, compile) if plan.cache_key_cel else None
+
+    def wants_body(self, request: Request) -> int:
+        """How many octets of the body `check` needs in `found.body`; 0 for none."""
+        return self._body_bytes if _has_body(request) else 0
 
     def check(self, request: Request, found: Found) -> Verdict | Awaitable[Verdict]:
         """Look at a request; see the contract."""
@@ -78,7 +82,7 @@ class ExtAuthz:
 
     async def _ask(self, request: Request, found: Found, key: bytes) -> Verdict:
         try:
-            if self._needs_body and found.body is None and _has_body(request):
+            if self._body_bytes and found.body is None and _has_body(request):
                 raise ServiceFailure("the service is to see the body, and it is not there")
             async with asyncio.timeout(self._timeout_s):
                 verdict = await self._service.ask(request, found)

@@ -19,6 +19,6 @@ if TYPE_CHECKING:
     from agw.security.contract import SecurityHost
 
 
-def make(plan: OidcPlan, host: SecurityHost) -> Oidc:
+def factory(plan: OidcPlan, host: SecurityHost) -> Oidc:
     """The step of an `oidc` policy. Errors: ValueError for a plan without usable cookie keys or key set."""
     return Oidc(plan, host)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import hmac
-import inspect
 import json
 import time
 from typing import Any, NamedTuple
@@ -20,7 +19,7 @@ from urllib.parse import quote_plus, urlencode, urlsplit
 
 from agw.runtime.plan_security import CallPlan, JwtProviderPlan, OidcPlan
 from agw.security.contract import CallError, Document, Headers, HttpAnswer, SecurityHost
-from agw.security.jwt import TokenVerifier, Verified
+from agw.security.jwt import TokenVerifier, Verified, Waiting
 
 PATIENCE_S = 5.0
 """How long a login waits for the discovery document when there was none yet."""
@@ -165,14 +164,13 @@ class Provider:
     async def _verify(self, token: bytes) -> Verified:
         verifier = self._verifier or await self._fetched(KEYS_FOR_S)
         outcome = verifier.verify(token)
-        if inspect.isawaitable(outcome):
+        if isinstance(outcome, Waiting):
             outcome = await outcome
         if not isinstance(outcome, Verified) and self._verifier is None:
             newer = await self._fetched(COOLDOWN_S)
-            if newer is not verifier:
-                outcome = newer.verify(token)
-                if inspect.isawaitable(outcome):
-                    outcome = await outcome
+            again = newer.verify(token) if newer is not verifier else outcome
+            if not isinstance(again, Waiting):
+                outcome = again
         if not isinstance(outcome, Verified):
             raise ProviderError(f"the ID token is not valid: {outcome.cause}")
         return outcome

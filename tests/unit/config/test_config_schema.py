@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import pkgutil
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from agw.config import load_file, model, model_credentials, model_location, model_mcp, model_policies, model_process, model_tls
+import agw.config
+from agw.config import load_file
 from agw.config.known import KEYS, VALUES
 from agw.config.modelling import Model
 from agw.config.schema import SCHEMA_ID, json_schema, schema_text
 
 ROOT = Path(__file__).parents[3]
 EXAMPLES = sorted((ROOT / "config" / "examples").glob("*.yaml"))
+MODELS = [importlib.import_module(f"agw.config.{each.name}") for each in pkgutil.iter_modules(agw.config.__path__) if each.name.startswith("model")]
 STRUCTS = {
     item.__name__: item
-    for module in (model, model_credentials, model_location, model_mcp, model_policies, model_process, model_tls)
+    for module in MODELS
     for item in vars(module).values()
     if isinstance(item, type) and issubclass(item, Model) and item is not Model
 }
@@ -27,18 +31,25 @@ REFERENCE = os.environ.get("AGW_REFERENCE", "")
 
 # Struct -> type of agentgateway's schema; "" is its top level.
 COUNTERPARTS = {
-    "AccessLog": "LoggingPolicy", "BackendDefaults": "BackendConfig", "BackendPolicies": "LocalBackendPolicies",
+    "AccessLog": "LoggingPolicy", "ApiKey": "LocalAPIKey", "ApiKeys": "LocalAPIKeys", "AuthzProtocol": "ExtAuthzProtocol", "BasicAuth": "LocalBasicAuth",
+    "BodyOptions": "BodyOptions", "CacheConfig": "CacheConfig", "DocumentSource": "FileInlineOrRemote",
+    "ExtAuthz": "LocalExplicitOrConditional_ExtAuthz", "Oidc": "LocalOidcConfig", "ServicePolicies": "SimpleLocalBackendPolicies",
+    "BackendDefaults": "BackendConfig", "BackendPolicies": "LocalBackendPolicies",
     "BackendTarget": "BackendTarget", "Bind": "LocalBind", "BindListener": "LocalListener", "BindRoute": "LocalRoute",
-    "Config": "", "Cors": "CorsSerde", "DirectResponse": "LocalExplicitOrConditional_DirectResponse",
+    "Config": "", "Cors": "CorsSerde", "Csrf": "Csrf", "DirectResponse": "LocalExplicitOrConditional_DirectResponse",
     "Dns": "RawDnsConfig", "FrontendHttp": "FrontendHTTP", "FrontendPolicies": "LocalFrontendPolicies",
     "Gateway": "LocalGateway", "GatewayListener": "LocalGatewayListener", "GatewayPolicies": "LocalGatewayPolicy",
-    "GatewayTarget": "ListenerTarget", "HeaderModifier": "HeaderModifier", "Location": "AuthorizationLocation", "Logging": "RawLogging",
-    "BackendTls": "LocalBackendTLS", "McpBackend": "LocalMcpBackend", "McpSettings": "RawMcpConfig",
+    "GatewayTarget": "ListenerTarget", "HeaderModifier": "HeaderModifier", "JwtAuth": "LocalJwtConfig", "JwtProvider": "ProviderConfig",
+    "JwtValidationOptions": "JWTValidationOptions", "JwksSource": "FileInlineOrRemote", "Location": "AuthorizationLocation", "Logging": "RawLogging",
+    "BackendTls": "LocalBackendTLS", "McpAuthentication": "LocalMcpAuthentication", "McpProvider": "McpIDP",
+    "McpBackend": "LocalMcpBackend", "McpSettings": "RawMcpConfig",
     "McpTarget": "LocalMcpTarget", "Metrics": "RawMetrics", "ServerTls": "LocalTLSServerConfig", "SessionKeys": "RawSession",
     "NamedBackend": "FullLocalBackend", "PolicyName": "ResourceName", "PolicyTarget": "PolicyTarget",
-    "ProcessConfig": "RawConfig", "RequestRedirect": "RequestRedirect", "Route": "LocalAttachedRoute",
+    "ProcessConfig": "RawConfig", "RequestRedirect": "RequestRedirect", "Route": "LocalAttachedRoute", "RuleSet": "RuleSet", "RuleEntry": "RuleSerde",
     "RouteBackend": "LocalRouteBackend", "RouteMatch": "RouteMatch", "RoutePolicies": "FilterOrPolicy",
-    "RouteTarget": "RouteName", "SimpleMcp": "LocalSimpleMcpConfig", "TargetPolicies": "SimpleLocalBackendPolicies",
+    "RateLimitDescriptor": "DescriptorEntry", "RemoteRateLimit": "LocalExplicitOrConditional_RemoteRateLimit",
+    "LocalRateLimit": "RateLimitSpec", "DescriptorPart": "KV", "RouteTarget": "RouteName", "SimpleMcp": "LocalSimpleMcpConfig",
+    "TargetPolicies": "SimpleLocalBackendPolicies",
     "ActorToken": "ActorTokenSpec", "CrossAppAccessAuth": "CrossAppAccessAuth", "CrossAppAccessEndpoint": "CrossAppAccessEndpoint",
     "BackendAuth": "BackendAuthCompat", "ExtraCredential": "BackendAuthCredential", "JwtSignAuth": "JwtSignAuth",
     "OAuthClientAuth": "OAuthClientAuth", "OAuthTokenExchangeAuth": "OAuthTokenExchangeAuth", "SubjectToken": "TokenSpec",

@@ -53,6 +53,7 @@ def test_a_secret_is_not_in_the_problems() -> None:
 def test_reference_examples_are_loaded_or_refused_as_not_implemented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Names of files in them are relative to the folder that holds the examples.
     (tmp_path / "examples").symlink_to(Path(REFERENCE).resolve() / "agentgateway-examples")
+    (tmp_path / "manifests").symlink_to(Path(REFERENCE).resolve() / "agentgateway-examples" / "manifests")
     monkeypatch.chdir(tmp_path)
     files = sorted(Path("examples").resolve().glob("**/*.yaml"))
     assert files

@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agw._fast.arena import GAUGE_COUNT, MCP_BYTES, OVERFLOW_ID, SERIES_BYTES, TARGET_BYTES, TOOL_BYTES, Slot
+from agw._fast.arena import DECISION_SHAPE, GAUGE_COUNT, MCP_BYTES, OVERFLOW_ID, SERIES_BYTES, TARGET_BYTES, TOOL_BYTES, Slot
 from agw._fast.forward import REASONS
 from agw._fast.methods import METHODS, RPC_METHODS
 from agw._fast.outcome import OUTCOMES
 from agw.shm import layout
 from agw.shm.layout import Arena
-from agw.shm.reader import DURATION_BOUNDS_S, ArenaReader
+from agw.shm.reader import DECISION_POLICIES, DECISION_RESULTS, DURATION_BOUNDS_S, ArenaReader, decision_name
 
 FAST = Path(__file__).resolve().parents[3] / "agw" / "_fast"
 
@@ -56,8 +56,13 @@ def enumeration(file: str, prefix: str) -> list[str]:
 def test_the_names_of_the_words_follow_the_enumeration() -> None:
     words = enumeration("arena.pxd", "G_")
     assert words.pop() == "COUNT"
-    assert len(words) == len(layout.GAUGES) == GAUGE_COUNT
-    assert [name for word, name in zip(words, layout.GAUGES, strict=True) if word.lower() not in name] == []
+    # One word begins the counters of decisions.
+    assert words.pop() == "DECISIONS"
+    decisions = [decision_name(policy, result) for policy in DECISION_POLICIES for result in DECISION_RESULTS]
+    assert list(layout.GAUGES[len(words) :]) == decisions and layout.DECISION_WORDS["jwt", "ok"] == len(words)
+    assert (len(DECISION_POLICIES), len(DECISION_RESULTS)) == DECISION_SHAPE
+    assert len(words) + len(decisions) == len(layout.GAUGES) == GAUGE_COUNT
+    assert [name for word, name in zip(words, layout.GAUGES[: len(words)], strict=True) if word.lower() not in name] == []
 
 
 def test_the_methods_follow_the_enumeration() -> None:
@@ -208,7 +213,7 @@ def test_names_of_tools_get_numbers_once_and_are_bounded() -> None:
     assert slot.find_tool(1, b"a") == 0
     assert [slot.learn_tool(1, b"a"), slot.learn_tool(2, b"a"), slot.learn_tool(1, b"a"), slot.learn_tool(1, b"b")] == [2, 3, 2, 4]
     assert slot.learn_tool(1, b"no room") == 1
-    assert slot.find_tool(1, b"no room") == 0
+    assert slot.find_tool(1, b"no room") == 1, "it will not be learned, so nobody need try"
     assert slot.find_tool(2, b"a") == 3
     assert slot.learn_tool(1, b"") == 0
     assert slot.read_tools() == {2: b"a", 3: b"a", 4: b"b"}

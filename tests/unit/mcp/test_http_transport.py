@@ -184,7 +184,7 @@ def test_requests_and_other_responses_on_the_stream() -> None:
 
 
 def test_a_stream_left_open_after_the_response_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agw.mcp.transports.origin.LINGER_S", 0.2)
+    monkeypatch.setattr("agw.runtime.origin.LINGER_S", 0.2)
 
     def script(peer: Peer, request: Request) -> None:
         peer.send(SSE + event(DONE))

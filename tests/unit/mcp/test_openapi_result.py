@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from agw.mcp.openapi.result import MAX_ERROR_TEXT, render
-from agw.mcp.transports.origin import Answer
+from agw.runtime.origin import Answer
 
 
 def shown(status: int, body: bytes, content_type: str = "", *, structured: bool = False, head: bool = False, **fields: str) -> dict[str, Any]:

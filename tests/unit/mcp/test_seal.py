@@ -135,3 +135,19 @@ def test_all_refusals_take_the_same_time() -> None:
         if max(fast.values()) < 1.7 * min(fast.values()):
             return
     pytest.fail(f"octets of the value show in the time: {fast}")
+
+
+def test_a_signature_vouches_for_one_payload_purpose_and_owner() -> None:
+    old, new = os.urandom(32), os.urandom(32)
+    ring = KeyRing([new, old])
+    signature = ring.sign(b"a", b"payload", b"alice")
+    assert signature == ring.sign(b"a", b"payload", b"alice")
+    assert len(signature) == 22
+    assert ring.signed(b"a", b"payload", b"alice", signature)
+    assert not ring.signed(b"b", b"payload", b"alice", signature)
+    assert not ring.signed(b"a", b"payloae", b"alice", signature)
+    assert not ring.signed(b"a", b"payload", b"alic", signature)
+    assert not ring.signed(b"ap", b"ayload", b"alice", signature)
+    assert not ring.signed(b"a", b"payload", b"alice", "")
+    assert not ring.signed(b"a", b"payload", b"alice", "é" * 22)
+    assert ring.signed(b"a", b"payload", b"alice", KeyRing([old]).sign(b"a", b"payload", b"alice")), "a key that was rotated still opens"

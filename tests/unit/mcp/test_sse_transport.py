@@ -12,8 +12,8 @@ import pytest
 from agw._fast.pool import Cluster
 from agw.mcp.transport import Headers, TransportError
 from agw.mcp.transports import sse as module
-from agw.mcp.transports.origin import Origin
 from agw.mcp.transports.sse import SseTransport, endpoint_path
+from agw.runtime.origin import Origin
 from agw.runtime.plan import ClusterPlan, TlsClientPlan
 from tests.kits.plane import Plane, refused_host, run
 from tests.peers.upstream import Peer, Request, Upstream

@@ -6,66 +6,16 @@ import asyncio
 import gc
 import subprocess
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-from grpclib.const import Cardinality, Handler
-from grpclib.server import Server
 
 from agw.runtime.plan_security import ExtAuthzPlan
 from agw.security.contract import Found
-from agw.security.ext_authz import channel, make
-from agw.security.ext_authz.messages import CHECK, CheckRequest, CheckResponse
+from agw.security.ext_authz import channel, factory
+from agw.security.ext_authz.messages import CheckRequest, CheckResponse
+from tests.kits.authorization import AuthorizationPeer, Decide
 from tests.kits.external import FakeRequest, Host, compile_python, verdict_of
-
-Decide = Callable[[Any], Any]
-
-
-class Authorization:
-    """The service; `decide` makes the answer, a coroutine function may take its time."""
-
-    def __init__(self, decide: Decide) -> None:
-        self.decide = decide
-        self.asked: list[Any] = []
-
-    def __mapping__(self) -> dict[str, Handler]:
-        async def check(stream: Any) -> None:
-            message = await stream.recv_message()
-            self.asked.append(message.attributes)
-            made = self.decide(message.attributes)
-            await stream.send_message(await made if asyncio.iscoroutine(made) else made)
-
-        return {CHECK: Handler(check, Cardinality.UNARY_UNARY, CheckRequest, CheckResponse)}
-
-
-class Recorded(Server):
-    """A server that knows its connections, so that they end with it."""
-
-    def _protocol_factory(self) -> Any:
-        self.protocols = [*getattr(self, "protocols", []), super()._protocol_factory()]
-        return self.protocols[-1]
-
-
-class Peer:
-    """A gRPC server on a loopback port, or a unix socket."""
-
-    def __init__(self, decide: Decide, port: int = 0, path: str = "") -> None:
-        self.service = Authorization(decide)
-        self._at: dict[str, Any] = {"path": path} if path else {"host": "127.0.0.1", "port": port}
-
-    async def __aenter__(self) -> Peer:
-        self._server = Recorded([self.service])
-        await self._server.start(**self._at)
-        if "port" in self._at:
-            self.port = self._server._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        for protocol in getattr(self._server, "protocols", []):
-            protocol.processor.close()
-        await self._server.wait_closed()
 
 
 def allow(**fields: Any) -> Any:
@@ -79,8 +29,8 @@ def option(key: str, value: str, **more: Any) -> dict[str, Any]:
 def check(decide: Decide, request: FakeRequest, found: Found | None = None, **fields: Any) -> tuple[Any, Any, Host]:
     async def run() -> tuple[Any, Any, Host]:
         host = Host()
-        async with Peer(decide) as peer:
-            step = make(ExtAuthzPlan(host="127.0.0.1", port=peer.port, **fields), host, compile_python)
+        async with AuthorizationPeer(decide) as peer:
+            step = factory(ExtAuthzPlan(host="127.0.0.1", port=peer.port, **fields), host, compile_python)
             verdict = await verdict_of(step, request, found)
             step.close()
         asked = peer.service.asked[0] if peer.service.asked else None
@@ -202,9 +152,9 @@ def test_an_error_of_the_service_and_nobody_there() -> None:
         assert (verdict.status if verdict else None) == status
 
     async def nobody() -> None:
-        async with Peer(lambda _: allow()) as peer:
+        async with AuthorizationPeer(lambda _: allow()) as peer:
             port = peer.port
-        step = make(ExtAuthzPlan(host="127.0.0.1", port=port), Host())
+        step = factory(ExtAuthzPlan(host="127.0.0.1", port=port), Host())
         verdict = await verdict_of(step, FakeRequest())
         assert verdict is not None and "cannot connect" in verdict.cause
         step.close()
@@ -214,15 +164,15 @@ def test_an_error_of_the_service_and_nobody_there() -> None:
 
 def test_one_connection_for_all_that_comes_back_after_a_restart() -> None:
     async def run() -> None:
-        async with Peer(lambda _: allow()) as peer:
+        async with AuthorizationPeer(lambda _: allow()) as peer:
             port = peer.port
             plan = ExtAuthzPlan(host="127.0.0.1", port=port)
-            one, two = make(plan, Host()), make(plan, Host())
+            one, two = factory(plan, Host()), factory(plan, Host())
             assert len(channel._channels) == 1
             assert await asyncio.gather(*(verdict_of(step, FakeRequest()) for step in (one, two) * 20)) == [None] * 40
             assert len(peer._server.protocols) == 1
         assert (await verdict_of(one, FakeRequest())) is not None
-        async with Peer(lambda _: allow(), port):
+        async with AuthorizationPeer(lambda _: allow(), port):
             assert await verdict_of(one, FakeRequest()) is None
             one.close()
             one.close()
@@ -243,8 +193,8 @@ def test_a_silent_connection_is_given_up() -> None:
                 await asyncio.Event().wait()
             return allow()
 
-        async with Peer(lambda _: decide()) as peer:
-            step = make(ExtAuthzPlan(host="127.0.0.1", port=peer.port, timeout_ns=30_000_000), Host())
+        async with AuthorizationPeer(lambda _: decide()) as peer:
+            step = factory(ExtAuthzPlan(host="127.0.0.1", port=peer.port, timeout_ns=30_000_000), Host())
             shared = channel._channels["127.0.0.1", peer.port, False]
             for _ in range(channel.MAX_SILENT):
                 assert await verdict_of(step, FakeRequest()) is not None
@@ -266,8 +216,8 @@ def test_calls_in_flight_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
             await go.wait()
             return allow()
 
-        async with Peer(lambda _: decide()) as peer:
-            step = make(ExtAuthzPlan(host="127.0.0.1", port=peer.port), Host())
+        async with AuthorizationPeer(lambda _: decide()) as peer:
+            step = factory(ExtAuthzPlan(host="127.0.0.1", port=peer.port), Host())
             waiting = [asyncio.ensure_future(verdict_of(step, FakeRequest())) for _ in range(3)]
             done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             (refused,) = [task.result() for task in done]
@@ -282,8 +232,8 @@ def test_calls_in_flight_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_unix_socket(tmp_path: Any) -> None:
     async def run() -> None:
         path = str(tmp_path / "authz.sock")
-        async with Peer(lambda _: allow(), path=path):
-            step = make(ExtAuthzPlan(host=f"unix:{path}"), Host())
+        async with AuthorizationPeer(lambda _: allow(), path=path):
+            step = factory(ExtAuthzPlan(host=f"unix:{path}"), Host())
             assert await verdict_of(step, FakeRequest()) is None
             step.close()
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+import time
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from agw.runtime.plan_security import CallPlan, ExtAuthzPlan
 from agw.security.contract import Found
-from agw.security.ext_authz import make
+from agw.security.ext_authz import factory
 from agw.security.ext_authz.cache import lifetime_s
+from agw.security.ext_authz.http import HttpService
 from agw.security.ext_authz.values import constant
 from tests.kits.external import Answer, Asked, FakeRequest, Host, HttpPeer, compile_python, verdict_of
 
@@ -32,7 +34,7 @@ def check(handler: Any, request: FakeRequest, found: Found | None = None, **fiel
     async def run() -> tuple[Any, HttpPeer, Host]:
         host = Host()
         async with HttpPeer(handler) as peer:
-            step = make(plan(peer.port, **fields), host, compile_python)
+            step = factory(plan(peer.port, **fields), host, compile_python)
             verdict = await verdict_of(step, request, found)
             step.close()
         return verdict, peer, host
@@ -49,6 +51,13 @@ def test_the_service_sees_method_path_and_authorization() -> None:
     assert asked.headers["authorization"] == "Bearer t"
     assert "cookie" not in asked.headers
     assert host.counted == {("extAuthz", "ok"): 1}
+
+
+def test_the_method_can_be_another() -> None:
+    _, peer, _ = check(ok, FakeRequest("DELETE", b"/x"), add_headers_cel={":method": "'PO' + 'ST'", "a": "'b'"}, body_cel="'x=1'")
+    assert (peer.asked[0].method, peer.asked[0].body, peer.asked[0].headers["a"]) == ("POST", b"x=1", "b")
+    verdict, peer, _ = check(ok, FakeRequest(), add_headers_cel={":method": "'GET / HTTP/1.1'"})
+    assert (verdict.status, peer.asked) == (403, [])
 
 
 def test_listed_headers_replace_the_default() -> None:
@@ -124,10 +133,10 @@ def test_failures_do_what_the_policy_says(fault: str, on_failure: int, status: i
         async with HttpPeer(refusing(500)) as peer:
             port = peer.port
             if fault != "closed":
-                step = make(plan(port, on_failure=on_failure, path_cel="1/0" if fault == "expression" else ""), host, compile_python)
+                step = factory(plan(port, on_failure=on_failure, path_cel="1/0" if fault == "expression" else ""), host, compile_python)
                 verdict = await verdict_of(step, FakeRequest())
         if fault == "closed":
-            verdict = await verdict_of(make(plan(port, on_failure=on_failure), host), FakeRequest())
+            verdict = await verdict_of(factory(plan(port, on_failure=on_failure), host), FakeRequest())
         assert (verdict.status if verdict else None) == status
         assert host.counted == {("extAuthz", "error"): 1}
 
@@ -143,7 +152,7 @@ def test_a_slow_service_is_not_waited_for() -> None:
         host = Host()
         peer = HttpPeer(never)
         async with peer:
-            verdict = await verdict_of(make(plan(peer.port, timeout_ns=50_000_000), host), FakeRequest())
+            verdict = await verdict_of(factory(plan(peer.port, timeout_ns=50_000_000), host), FakeRequest())
             for task in asyncio.all_tasks() - {asyncio.current_task()}:
                 task.cancel()
         assert verdict is not None and verdict.status == 403
@@ -162,7 +171,7 @@ def test_header_lines_of_the_service_cannot_split() -> None:
         found = Found()
         async with server:
             port = server.sockets[0].getsockname()[1]
-            await verdict_of(make(plan(port, response_headers=["x-auth-user", "connection"]), Host()), FakeRequest(), found)
+            await verdict_of(factory(plan(port, response_headers=["x-auth-user", "connection"]), Host()), FakeRequest(), found)
         assert found.lines == b""
 
     asyncio.run(run())
@@ -172,6 +181,8 @@ def test_a_body_that_is_to_be_seen() -> None:
     request = FakeRequest("POST", b"/", [(b"content-length", b"5")])
     found = Found()
     found.body = b"hello"
+    step = factory(plan(1, body_bytes=8), Host())
+    assert (step.wants_body(request), step.wants_body(FakeRequest())) == (8, 0)
     _, peer, _ = check(ok, request, found, body_bytes=8)
     assert peer.asked[0].body == b"hello"
     verdict, peer, _ = check(ok, request, found, body_bytes=4)
@@ -199,7 +210,7 @@ def test_permissions_are_kept_under_the_key_and_refusals_never() -> None:
 
         async with HttpPeer(handler) as peer:
             fields = {"cache_key_cel": ["request.path.decode()"], "cache_ttl_cel": "'5m'", "response_headers": ["x-auth-user"], "cache_entries": 1}
-            step = make(plan(peer.port, **fields), host, compile_python)
+            step = factory(plan(peer.port, **fields), host, compile_python)
             assert await verdict_of(step, FakeRequest()) is not None
             assert await verdict_of(step, FakeRequest()) is None
             found = Found()
@@ -219,7 +230,7 @@ def test_permissions_are_kept_under_the_key_and_refusals_never() -> None:
 def test_without_lifetime_or_key_nothing_is_kept(fields: Any) -> None:
     async def run() -> None:
         async with HttpPeer(ok) as peer:
-            step = make(plan(peer.port, **{"cache_key_cel": ["'x'"], **fields}), Host(), compile_python)
+            step = factory(plan(peer.port, **{"cache_key_cel": ["'x'"], **fields}), Host(), compile_python)
             for _ in range(2):
                 await verdict_of(step, FakeRequest())
             assert len(peer.asked) == 2
@@ -229,6 +240,8 @@ def test_without_lifetime_or_key_nothing_is_kept(fields: Any) -> None:
 
 def test_lifetimes() -> None:
     assert [lifetime_s(value) for value in ("5m", "1.5s", "200ms", 3, timedelta(seconds=2))] == [300, 1.5, 0.2, 3, 2]
+    assert 3590 < lifetime_s(time.time() + 3600) <= 3600, "as the exp of a token"
+    assert 3590 < lifetime_s(datetime.now(UTC) + timedelta(hours=1)) <= 3600
     for value in ("", "5", "5 minutes", None, True):
         with pytest.raises(ValueError):
             lifetime_s(value)
@@ -237,4 +250,36 @@ def test_lifetimes() -> None:
 def test_constants_need_no_engine_and_others_do() -> None:
     assert [constant(text) for text in ('"/a"', "'/a'", ' "x" ', '"a" + "b"', '"a\\n"', "x")] == ["/a", "/a", "x", None, None, None]
     with pytest.raises(ValueError, match="path: only text constants"):
-        make(plan(1, path_cel="request.path"), Host())
+        HttpService(plan(1, path_cel="request.path"), Host().caller, None)
+    with pytest.raises(ValueError, match="line 1, column"):
+        factory(plan(1, path_cel="request.pth"), Host())
+
+
+def test_real_expressions() -> None:
+    """What agentgateway's examples for oauth2-proxy, tailscale and token exchange write."""
+    says = b'{"access_token": "t", "Node": {"Name": "laptop"}}'
+
+    async def run() -> None:
+        answers = [(401, [], b""), (200, [("x-auth-request-user", "kim"), ("content-type", "application/json")], says)]
+        async with HttpPeer(lambda _: answers.pop(0)) as peer:
+            fields = {
+                "path_cel": '"/whois?addr=" + source.address', "redirect_cel": '"/oauth2/start?rd=" + request.path',
+                "add_headers_cel": {"x-forwarded-host": "request.host"}, "body_cel": 'form.encode({"audience": "a b"})',
+                "metadata_cel": {
+                    "user": 'response.headers["x-auth-request-user"]', "email": 'response.headers["x-auth-request-email"]',
+                    "node": "json(response.body).Node.Name", "expires": "1900000000",
+                },
+                "cache_key_cel": ['request.headers["authorization"]'], "cache_ttl_cel": "extauthz.expires - 5",
+            }  # fmt: skip
+            step = factory(plan(peer.port, **fields), Host())
+            request = FakeRequest("POST", b"/deep", [(b"authorization", b"Bearer t")])
+            verdict = await verdict_of(step, request)
+            assert verdict is not None and verdict.lines.startswith(b"Location: /oauth2/start?rd=/deep\r\n")
+            found = Found()
+            assert await verdict_of(step, request, found) is None
+            assert found.claims["extauthz"] == {"user": "kim", "node": "laptop", "expires": 1_900_000_000}
+            assert (peer.asked[1].target, peer.asked[1].body) == ("/whois?addr=192.0.2.7", b"audience=a+b")
+            assert peer.asked[1].headers["x-forwarded-host"] == "app.example"
+            assert step.check(request, found) is None, "kept until the token ends"
+
+    asyncio.run(run())

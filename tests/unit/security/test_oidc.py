@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from agw.runtime.plan_security import CallPlan, OidcPlan
 from agw.security.contract import Found, Refusal
-from agw.security.oidc import make, step
+from agw.security.oidc import factory, step
 from agw.security.oidc.cookies import PART, Jar, Sealer, TooLong
 from agw.security.oidc.step import Oidc, is_navigation, way_back
 from tests.kits.external import FakeRequest, Host, verdict_of
@@ -75,7 +75,7 @@ class World:
             issuer, "client", SECRET, "https://app.example/oauth/callback", scopes=["profile"], discovery_url=url,
             discovery_call=CallPlan(self.provider.peer.port), cookie_keys=KEYS,
         )  # fmt: skip
-        return make(msgspec.structs.replace(plan, **self.fields), self.host)
+        return factory(msgspec.structs.replace(plan, **self.fields), self.host)
 
 
 def play(work: Callable[[World, Browser], Awaitable[None]], world: World | None = None) -> None:
@@ -330,6 +330,23 @@ def test_a_rotated_key_is_fetched_once(monkeypatch: pytest.MonkeyPatch) -> None:
         assert keys_fetched() == 2
 
     play(work)
+
+
+def test_keys_of_a_url_are_followed() -> None:
+    async def run() -> None:
+        world = World(jwks_url="https://keys.example/jwks")
+        async with world.provider.peer:
+            world.host.documents.put("https://keys.example/jwks", world.provider.jwks())
+            browser = Browser(world.build())
+            assert location(await browser.back(await login(world, browser))) == "/x"
+            browser.cookies.clear()
+            world.provider.rotate()
+            world.host.documents.newer["https://keys.example/jwks"] = world.provider.jwks()
+            assert location(await browser.back(await login(world, browser))) == "/x"
+            assert world.host.documents.wanted == ["https://keys.example/jwks"]
+            assert not any(asked.target.endswith("/keys") for asked in world.provider.peer.asked)
+
+    asyncio.run(run())
 
 
 # ------------------------------------------------------------------------------------------------ the provider is down

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agw.security import ssrf
-from agw.security.ssrf import Place, Refused, check_url, is_public, resolve_public
+from agw.security.ssrf import Place, Refused, check_url, guard, is_public, resolve_public
 
 INSIDE = [
     "127.0.0.1", "127.255.255.254", "0.0.0.0", "10.1.2.3", "172.16.0.1", "172.31.255.255", "192.168.1.1", "169.254.169.254", "100.64.0.1",
@@ -134,3 +134,12 @@ def test_literals_are_not_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Refused):
         resolve("::ffff:127.0.0.1")
     assert asked == []
+
+
+def test_the_guard_of_fetched_documents(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers(monkeypatch, "1.1.1.1", "8.8.8.8")
+    assert asyncio.run(guard("https://issuer.example/keys")) == "1.1.1.1"
+    answers(monkeypatch, "1.1.1.1", "10.0.0.1")
+    for url in ("https://issuer.example/keys", "http://issuer.example/keys", "https://127.0.0.1/"):
+        with pytest.raises(Refused):
+            asyncio.run(guard(url))

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from prometheus_client.registry import CollectorRegistry
 
 from agw.shm.layout import TARGET_GAUGES
-from agw.shm.reader import DURATION_BOUNDS_S, McpSeries, RequestSeries, SlotView, TargetNumbers, UpstreamSeries
+from agw.shm.reader import DURATION_BOUNDS_S, McpSeries, RequestSeries, SlotView, TargetNumbers, UpstreamSeries, decision_name
 from agw.telemetry.collector import (
     ArenaCollector,
     BackendLabels,
@@ -59,9 +59,16 @@ class MemoryArena:
         return self.numbers[slot]
 
 
+DOCUMENTS = {
+    "ages": {("https://idp/jwks",): 12.5},
+    "fetches": {("https://idp/jwks", "changed"): 3, ("https://idp/jwks", "failed"): 1},
+}
+LIMITS = [("per user", 7, 3, 2, 1), ("per user", 1, 0, 0, 0), ("other", 5, 0, 0, 0)]
+
+
 def source_over(arena: MemoryArena, labels: Labels | None = None) -> MetricsSource:
     known = labels or Labels({}, {})
-    return MetricsSource(arena, labels=lambda: known, config=lambda: ConfigState(True, 2), version="9.9")
+    return MetricsSource(arena, labels=lambda: known, config=lambda: ConfigState(True, 2), version="9.9", documents=lambda: DOCUMENTS, limits=lambda: LIMITS)
 
 
 def row(route: int, backend: int, *, count: int = 1, bucket: int = 0, status: int = 200) -> RequestSeries:
@@ -88,6 +95,7 @@ def busy_arena(slots: int, series: int) -> tuple[MemoryArena, Labels]:
         arena.upstream[slot] = [UpstreamSeries(number, "tools/call", "ok", 5_000_000, buckets_of(1, 2)) for number in range(3)]
         arena.of_targets[slot] = [TargetNumbers(number, dict.fromkeys(TARGET_GAUGES, number + 1)) for number in range(3)]
         arena.numbers[slot] = {metric.source: 1_234_567 for metric in METRICS if metric.origin == "worker"}
+        arena.numbers[slot] |= {decision_name("jwt", "ok"): 5, decision_name("limit", "refused"): slot}
     routes = {number: RouteLabels("8080", "default", "http", f"route-{number}", "rule-0") for number in range(series)}
     backends = {number: BackendLabels(f"backend-{number}", "mcp", f"server-{number}") for number in range(50)}
     return arena, Labels(routes, backends)
@@ -210,6 +218,14 @@ def test_worker_numbers_carry_the_slot_and_their_unit() -> None:
     assert families["worker_ready"] == {("0",): 1, ("1",): 1}
 
 
+def test_decisions_are_summed_over_the_workers_and_documents_are_the_helpers() -> None:
+    arena, labels = busy_arena(3, 1)
+    families = {family.metric.name: family.rows for family in source_over(arena, labels).read()}
+    assert families["auth_decisions"] == {("jwt", "ok"): 15, ("limit", "refused"): 3}
+    assert families["document_age_seconds"] == {("https://idp/jwks",): 12.5}
+    assert families["document_fetches"] == {("https://idp/jwks", "changed"): 3, ("https://idp/jwks", "failed"): 1}
+
+
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
@@ -238,6 +254,17 @@ def test_our_text_says_what_prometheus_client_says(openmetrics: bool) -> None:
     reference: bytes = generate(registry)
     ours = render(source.read(), prefix="agw", openmetrics=openmetrics)
     assert samples(ours, openmetrics=openmetrics) == samples(reference, openmetrics=openmetrics)
+
+
+def test_limits_are_summed_by_name() -> None:
+    values, _ = samples(render(source_over(MemoryArena(1)).read(), prefix="x", openmetrics=False), openmetrics=False)
+    found = {(name, *(v for _, v in sorted(labels))): value for (name, labels), value in values.items() if "rate_limit" in name}
+    assert found == {
+        ("x_rate_limit_decisions_total", "per user", "admitted"): 8, ("x_rate_limit_decisions_total", "per user", "refused"): 3,
+        ("x_rate_limit_decisions_total", "other", "admitted"): 5, ("x_rate_limit_decisions_total", "other", "refused"): 0,
+        ("x_rate_limit_evictions_total", "per user"): 2, ("x_rate_limit_evictions_total", "other"): 0,
+        ("x_rate_limit_store_errors_total", "per user"): 1, ("x_rate_limit_store_errors_total", "other"): 0,
+    }  # fmt: skip
 
 
 def test_every_metric_of_the_table_is_exposed_and_nothing_else() -> None:

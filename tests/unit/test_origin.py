@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from agw.mcp.transport import TransportError
-from agw.mcp.transports import origin as module
-from agw.mcp.transports.coding import PIECE, CodingError, Inflater
-from agw.mcp.transports.origin import Answer, Origin
+from agw.runtime import origin as module
+from agw.runtime.coding import PIECE, CodingError, Inflater
+from agw.runtime.origin import Answer, Origin
 from tests.kits.plane import Plane, refused_host, run
 from tests.peers.upstream import Peer, Upstream
 

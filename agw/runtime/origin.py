@@ -1,7 +1,7 @@
 """One HTTP origin as asyncio code sees it: whole answers awaited, streams handed on as they come.
 
-The only place where the MCP package touches `_fast.fetch`. `Origin.fetch` waits for a whole, bounded answer;
-`Origin.start` and `open` give a `Stream`, which hands on the body piece by piece.
+The only place that touches `_fast.fetch` from Python, for targets of MCP and for services that policies ask. `Origin.fetch`
+waits for a whole, bounded answer; `Origin.start` and `open` give a `Stream`, which hands on the body piece by piece.
 
 Rules:
 - whatever goes wrong is a TransportError, raised where the answer is awaited; nothing else escapes;
@@ -14,13 +14,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from agw._fast.exchange import Context
 from agw._fast.fetch import Fetch
 from agw._fast.pool import Cluster
-from agw.mcp.transport import Headers, TransportError
-from agw.mcp.transports.coding import CodingError, Inflater
+from agw.runtime.coding import CodingError, Inflater
+
+Headers = Sequence[tuple[bytes, bytes]]
+"""Header fields to send, or lower-case names that were received."""
 
 HIGH_WATER = 131072
 LOW_WATER = 16384
@@ -43,6 +46,28 @@ _PROBLEMS: dict[str, tuple[Literal["connect", "timeout", "closed", "protocol", "
     "reset": ("closed", "the connection ended before the answer did"),
     "protocol": ("protocol", "the answer is not valid HTTP"),
 }
+
+
+class TransportError(Exception):
+    """A message did not get through, or its answer did not come back.
+
+    kind: `connect` (never reached the target), `timeout` (no sign of life within the time allowed), `closed` (the
+    connection, process or stream ended first), `status` (HTTP said no; `status`, `headers` and at most 64 KiB of `body`
+    are set), `protocol` (what came back is no valid HTTP, event stream or JSON-RPC), `limit` (one of our own bounds).
+    sent: whether the target may have processed the request; only what was not sent may be tried again.
+    The text is ours and safe to show; it never quotes the target.
+    """
+
+    def __init__(
+        self, kind: Literal["connect", "timeout", "closed", "status", "protocol", "limit"], text: str, *, sent: bool = True, status: int = 0,
+        headers: Headers = (), body: bytes = b"",
+    ) -> None:
+        super().__init__(text)
+        self.kind = kind
+        self.sent = sent
+        self.status = status
+        self.headers = headers
+        self.body = body
 
 
 class Answer(NamedTuple):
@@ -208,14 +233,17 @@ class Stream:
         """The type of the content without parameters, lower case; empty when not stated."""
         return (self.header(b"content-type") or b"").partition(b";")[0].strip().lower()
 
-    async def opened(self) -> None:
-        """Wait for the head. Errors: TransportError, a redirect being one of kind `status`; the stream is cancelled then."""
+    async def opened(self, *, redirects: bool = False) -> None:
+        """Wait for the head. Errors: TransportError; the stream is cancelled then.
+
+        `redirects`: a redirect is an answer like any other, else an error of kind `status`.
+        """
         try:
             while not self.status:
                 if self._failure is not None:
                     raise self._failure
                 await self._wait()
-            if 300 <= self.status < 400:
+            if 300 <= self.status < 400 and not redirects:
                 raise TransportError("status", "a redirect, which is not followed", status=self.status, headers=self.headers)
         except BaseException:
             self.cancel()
@@ -327,15 +355,17 @@ class Origin:
         await stream.opened()
         return stream
 
-    async def fetch(self, method: bytes, path: bytes, headers: Headers, body: bytes | None, *, timeout_s: float, max_bytes: int) -> Answer:
-        """Send a request and wait for the whole answer, of whatever status but a redirect.
+    async def fetch(
+        self, method: bytes, path: bytes, headers: Headers, body: bytes | None, *, timeout_s: float, max_bytes: int, redirects: bool = False
+    ) -> Answer:
+        """Send a request and wait for the whole answer, of whatever status.
 
         Units:  `timeout_s` for all of it; `max_bytes` of body, after its content coding.
-        Errors: TransportError; a redirect is one of kind `status`.
+        Errors: TransportError; a redirect is one of kind `status` unless `redirects`.
         """
         stream = Stream(self, method, path, headers, body, timeout_s, timeout_s)
         try:
-            await stream.opened()
+            await stream.opened(redirects=redirects)
             return Answer(stream.status, stream.headers, await stream.read_all(max_bytes))
         finally:
             stream.cancel()

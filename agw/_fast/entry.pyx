@@ -1,0 +1,124 @@
+# See entry.pyi for the manual.
+
+from libc.stdint cimport int64_t
+
+from agw._fast.exchange cimport Exchange
+from agw._fast.gate cimport Gate, Identity, License
+from agw._fast.methods import METHODS as _methods
+
+cdef enum:
+    OPEN = 0
+    ADMITTED
+    REFUSED
+    OVER
+
+
+cdef class Entry:
+    cdef Exchange exchange          # while it waits, or is asked
+    cdef readonly Gate gate
+    cdef readonly str method
+    cdef readonly bytes path
+    cdef readonly bytes query
+    cdef readonly list headers
+    cdef readonly bytes peer
+    cdef readonly bint secure
+    cdef readonly bint hopped
+    cdef readonly str bind
+    cdef readonly tuple labels
+    cdef readonly int64_t now
+    cdef bytes shown
+    cdef object tls
+    cdef int state
+    cdef bint waits
+    cdef readonly Identity identity
+    cdef readonly License licence
+    cdef readonly object refusal
+    cdef public object on_close
+
+    def values(self, bytes name not None):
+        return [value for key, value in self.headers if key == name]
+
+    @property
+    def certificate(self):
+        return self.tls.certificate() if self.tls is not None else None
+
+    @property
+    def open(self):
+        return self.state == OPEN
+
+    @property
+    def distinct(self):
+        return self.shown is not None
+
+    def admit(self, Identity who not None, License licence not None, bint lasting):
+        if self.state != OPEN:
+            return
+        self.state = ADMITTED
+        self.identity = who
+        self.licence = licence
+        if lasting and self.shown is not None:
+            self.gate.remember(who, licence, self.shown)
+        if self.waits:
+            x = self.exchange
+            self.release()
+            (<Exchange> x).opened(who, licence)
+
+    def refuse(self, refusal not None):
+        if self.state != OPEN:
+            return
+        self.state = REFUSED
+        self.refusal = refusal
+        if self.waits:
+            x = self.exchange
+            self.release()
+            (<Exchange> x).turn_away(refusal)
+
+    cdef release(self):
+        self.exchange.entry = None
+        self.exchange = None
+        self.tls = None
+
+    # -------------------------------------------------------------------- called by the exchange
+
+    def _ask(self):
+        # 0: it waits, 1: admitted, 2: refused. Exceptions of the keeper are the exchange's to handle.
+        try:
+            self.gate.keeper.enter(self)
+        except BaseException:
+            self.state = OVER
+            self.release()
+            raise
+        if self.state == OPEN:
+            self.waits = True
+        else:
+            self.release()
+        return self.state
+
+    def _finished(self):
+        # The exchange ended while we waited: the client left, or a deadline struck.
+        if self.state == OPEN:
+            self.state = OVER
+            self.exchange = None
+            self.tls = None
+            if self.on_close is not None:
+                self.on_close()
+        self.on_close = None
+
+
+def make(Exchange x, Gate gate, bytes path, bytes query, list headers, bytes shown):
+    cdef Entry entry = Entry.__new__(Entry)
+    entry.exchange = x
+    entry.gate = gate
+    entry.method = _methods[x.method]
+    entry.path = path
+    entry.query = query
+    entry.headers = headers
+    entry.peer = x.down.peer[:x.down.peer_ip_len]
+    entry.secure = x.down.secure
+    entry.hopped = x.down.from_worker and x.down.hop
+    entry.bind = x.bind.key
+    entry.labels = x.route.labels
+    entry.now = x.ctx.reactor.now
+    entry.shown = shown
+    entry.tls = x.down.tls
+    return entry

@@ -1,0 +1,1 @@
+"""`mcpAuthentication`: an MCP endpoint as OAuth 2.1 resource server, and the adapters for authorization servers that need them."""

@@ -1,0 +1,173 @@
+"""The whole gateway: services that are asked about a request, browser login, and who may use the admin listener."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import threading
+from collections.abc import Coroutine, Iterator
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+
+from agw.security.ext_authz.messages import CheckResponse
+from tests.integration.conftest import Start
+from tests.kits.authorization import AuthorizationPeer
+from tests.kits.external import Answer, Asked, HttpPeer
+from tests.kits.gateway import ask, free_port, proxy_config, wait_until
+from tests.kits.openid import SECRET, OpenId
+
+
+class Peers:
+    """An event loop in a thread, for servers that outlive the calls of a test."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self.thread.start()
+        self.running: list[Any] = []
+
+    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(10)
+
+    def http(self, handler: Any) -> HttpPeer:
+        peer: HttpPeer = self.serve(HttpPeer(handler))
+        return peer
+
+    def serve(self, peer: Any) -> Any:
+        self.run(peer.__aenter__())
+        self.running.append(peer)
+        return peer
+
+    def close(self) -> None:
+        for peer in self.running:
+            self.run(peer.__aexit__())
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join(10)
+        self.loop.close()
+
+
+@pytest.fixture
+def peers() -> Iterator[Peers]:
+    running = Peers()
+    yield running
+    running.close()
+
+
+def echo(asked: Asked) -> Answer:
+    """An upstream that says what it saw."""
+    return 200, [("content-type", "application/json")], json.dumps(asked.headers).encode()
+
+
+def config(port: int, policies: dict[str, Any], **blocks: Any) -> dict[str, Any]:
+    return proxy_config(routes=[{"name": "app", "backends": [{"host": f"127.0.0.1:{port}"}], "policies": policies}], **blocks)
+
+
+def test_http_authorization_as_oauth2_proxy_does_it(start: Start, peers: Peers) -> None:
+    def decide(asked: Asked) -> Answer:
+        if "session=good" in asked.headers.get("cookie", ""):
+            return 202, [("x-auth-request-user", "kim")], b""
+        return 401, [("content-type", "text/plain")], b"who are you?"
+
+    service, upstream = peers.http(decide), peers.http(echo)
+    policy = {
+        "host": f"localhost:{service.port}", "includeRequestHeaders": ["cookie"],
+        "protocol": {"http": {
+            "path": '"/oauth2/auth"', "redirect": '"/oauth2/start?rd=" + request.path', "metadata": {"user": 'response.headers["x-auth-request-user"]'},
+            "addRequestHeaders": {"x-forwarded-host": "request.host"}, "includeResponseHeaders": ["x-auth-request-user"],
+        }},
+    }  # fmt: skip
+    rules = {"rules": ['extauthz.user == "kim"']}
+    gateway = start(config(upstream.port, {"extAuthz": policy, "authorization": rules}), workers=1)
+    answer = gateway.get("/deep/page")
+    assert (answer.status, answer.headers["location"], answer.body) == (302, "/oauth2/start?rd=/deep/page", b"")
+    answer = gateway.get("/deep/page", headers={"cookie": "session=good", "x-auth-request-user": "root"})
+    assert answer.status == 200
+    assert answer.json()["x-auth-request-user"] == "kim" and answer.json()["cookie"] == "session=good"
+    assert [asked.target for asked in service.asked] == ["/oauth2/auth"] * 2
+    assert len(upstream.asked) == 1
+    metrics = gateway.metrics()
+    assert metrics.total("auth_decisions_total", policy="extAuthz", result="ok") == 1
+    assert metrics.total("auth_decisions_total", policy="extAuthz", result="refused") == 1
+
+
+def test_grpc_authorization_over_a_reload(start: Start, peers: Peers) -> None:
+    def decide(attributes: Any) -> Any:
+        if attributes.request.http.headers.get("authorization") == "good":
+            headers = [{"header": {"key": "x-user", "value": "kim"}}]
+            return CheckResponse(status={}, ok_response={"headers": headers, "headers_to_remove": ["authorization"]})
+        return CheckResponse(status={"code": 7}, denied_response={"status": {"code": 418}, "body": "no"})
+
+    upstream, service = peers.http(echo), AuthorizationPeer(decide)
+    peers.serve(service)
+    port, seen = service.port, service.service.asked
+    policies = {"extAuthz": {"host": f"127.0.0.1:{port}", "failureMode": {"denyWithStatus": 503}}}
+    gateway = start(config(upstream.port, policies), workers=1)
+    for _ in range(2):
+        answer = gateway.get("/a?b", headers={"authorization": "good", "x-user": "root"})
+        assert answer.status == 200 and answer.json()["x-user"] == "kim" and "authorization" not in answer.json()
+        answer = gateway.get("/a?b", headers={"authorization": "bad"})
+        assert (answer.status, answer.body) == (418, b"no")
+        policies["extAuthz"]["protocol"] = {"grpc": {"context": {"generation": "2"}}}
+        gateway.reload(config(upstream.port, policies))
+    http = seen[0].request.http
+    assert (http.path, http.method, seen[0].source.address.socket_address.address) == ("/a?b", "GET", "127.0.0.1")
+    assert dict(seen[-1].context_extensions) == {"generation": "2"}
+
+
+def test_a_browser_logs_in(start: Start, peers: Peers) -> None:
+    provider = OpenId()
+    inner = provider.peer.handler
+
+    def handler(asked: Asked) -> Any:
+        if asked.target.endswith("/.well-known/openid-configuration"):
+            return 200, [("content-type", "application/json")], json.dumps(provider.discovery()).encode()
+        return inner(asked)
+
+    provider.peer.handler = handler
+    peers.serve(provider.peer)
+    upstream = peers.http(echo)
+    port = free_port()
+    oidc = {
+        "issuer": provider.issuer, "clientId": "client", "clientSecret": SECRET, "redirectURI": f"http://localhost:{port}/oauth/callback",
+        "scopes": ["email"],
+    }  # fmt: skip
+    rules = {"rules": ['jwt.email.endsWith("@example.com")']}
+    made = config(upstream.port, {"oidc": oidc, "authorization": rules})
+    made["gateways"]["default"]["port"] = port
+    gateway = start(made, workers=2)
+    page = {"accept": "text/html", "sec-fetch-mode": "navigate"}
+    assert gateway.get("/app", headers={"accept": "application/json"}).status == 401
+    answer = wait_until(lambda: (found := gateway.get("/app?x=1", headers=page)).status == 302 and found, 10, "the provider was discovered")
+    login = answer.headers["set-cookie"].partition(";")[0]
+    back = provider.authorize(answer.headers["location"])
+    answer = gateway.get(f"/oauth/callback?{urlencode(back)}", headers={**page, "cookie": login})
+    assert (answer.status, answer.headers["location"]) == (303, "/app?x=1"), answer
+    session = next(value.partition(";")[0] for value in answer.headers.get_all("set-cookie") or [] if "Max-Age=0" not in value)
+    for _ in range(8):  # both workers know the session
+        answer = gateway.get("/app", headers={"cookie": f"mine=1; {session}"})
+        assert (answer.status, answer.json()["cookie"]) == (200, "mine=1")
+    provider.changes = {"email": "kim@evil.example"}
+    answer = gateway.get("/app", headers=page)
+    back = provider.authorize(answer.headers["location"])
+    answer = gateway.get(f"/oauth/callback?{urlencode(back)}", headers={**page, "cookie": answer.headers["set-cookie"].partition(";")[0]})
+    session = next(value.partition(";")[0] for value in answer.headers.get_all("set-cookie") or [] if "Max-Age=0" not in value)
+    assert gateway.get("/app", headers={"cookie": session}).status == 403
+    gateway.reload()
+    assert gateway.get("/app", headers={"cookie": session}).status == 403, "a session outlives a reload"
+    assert SECRET not in gateway.stderr() + gateway.stdout() + gateway.admin("/config_dump").text
+
+
+def test_the_admin_listener_asks(start: Start) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    token = hashlib.sha256(b"let me in").hexdigest()
+    gateway = start(proxy_config(config={"adminAddr": address, "adminAuth": {"tokens": [{"sha256": token, "role": "read"}]}}), workers=1)
+    assert ask(address, "GET", "/workers").status == 401
+    good = {"authorization": "Bearer let me in"}
+    assert ask(address, "GET", "/workers", headers=good).status == 200
+    assert ask(address, "POST", "/quitquitquit", headers=good).status == 403
+    dump = ask(address, "GET", "/config_dump", headers=good)
+    assert dump.status == 200 and token not in dump.text
+    assert gateway.metrics().total("worker_ready") == 1, "stats and probes stay open"

@@ -1,0 +1,292 @@
+"""The gate on the data path: real sockets, a real upstream, a keeper that does what a test wants.
+
+What a keeper is asked, what is remembered, that a request may wait before its body is read, and how it ends in each case.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from agw._fast.downstream import Acceptor
+from agw._fast.entry import Entry
+from agw._fast.gate import Gate, Identity, License
+from agw._fast.policy import HeaderEdits
+from agw.runtime.compile import compile_plan
+from agw.runtime.plan import BackendRef, BindPlan, ClusterPlan, ListenerPlan, MatchPlan, Plan, PolicyPlan, RoutePlan
+from agw.runtime.plan_security import JwtPlan, JwtProviderPlan
+from agw.runtime.snapshot import LabelIndex, Labels
+from agw.security.contract import Refusal
+from agw.worker.resolver import literal
+from tests.kits.plane import Plane, run
+from tests.peers.upstream import Peer, Upstream
+
+POLICIES = PolicyPlan(jwt=JwtPlan([JwtProviderPlan("i")]))
+NO = Refusal(401, 6, b"who are you", "no \"credential\"", b"WWW-Authenticate: Bearer\r\n")
+
+
+class Keeper:
+    """Does with each entry what `do` says; keeps them."""
+
+    def __init__(self, do: Callable[[Entry], object]) -> None:
+        self.do = do
+        self.asked: list[Entry] = []
+
+    def enter(self, entry: Entry) -> None:
+        self.asked.append(entry)
+        self.do(entry)
+
+
+def admit(entry: Entry, lasting: bool = True, **more: Any) -> None:
+    """Let in whoever says who they are."""
+    said = entry.values(b"authorization")
+    entry.admit(Identity(said[0] if said else b"", {}, **more), License(), lasting)
+
+
+class Door:
+    """A listener of the data plane with one route, and raw clients to it."""
+
+    def __init__(self, plane: Plane, upstream: Upstream, do: Callable[[Entry], object]) -> None:
+        host, _, port = upstream.host.rpartition(":")
+        plan = Plan(
+            binds=[BindPlan("b", 0, "127.0.0.1", [ListenerPlan("l", "g", "", [0])])],
+            routes=[RoutePlan("r", "", [], [MatchPlan()], [BackendRef(0)], POLICIES)],
+            clusters=[ClusterPlan("c", host=host, port=int(port), authority=upstream.host)],
+        )
+        snapshot = compile_plan(plan, 1, LabelIndex(Labels()))
+        (bind,) = snapshot.binds.values()
+        (cluster,) = snapshot.clusters.values()
+        cluster.attach(plane.reactor)
+        endpoint = literal(plan.clusters[0])
+        assert endpoint is not None
+        cluster.set_endpoints([endpoint])
+        plane.clusters.append(cluster)
+        gate = bind.matches[0].route.gate
+        assert gate is not None
+        self.gate: Gate = gate
+        self.keeper = gate.keeper = Keeper(do)
+        plane.context.adopt(bind.http)
+        listener = socket.create_server(("127.0.0.1", 0))
+        listener.setblocking(False)
+        self.port: int = listener.getsockname()[1]
+        self.acceptor = Acceptor(plane.context, listener.detach(), bind)
+        self.acceptor.start()
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection("127.0.0.1", self.port)
+
+    def close(self) -> None:
+        self.acceptor.stop_accepting()
+        self.acceptor.cut()
+
+
+def request(path: str = "/", credential: str | None = "Bearer me", body: bytes = b"", method: str = "GET", more: str = "") -> bytes:
+    field = "" if credential is None else f"Authorization: {credential}\r\n"
+    length = f"Content-Length: {len(body)}\r\n" if body else ""
+    return f"{method} {path} HTTP/1.1\r\nHost: h\r\n{field}{more}{length}\r\n".encode() + body
+
+
+async def answer(reader: asyncio.StreamReader) -> tuple[int, bytes, bytes]:
+    """(status, head, body)."""
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+    sizes = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+    return int(head.split()[1]), head, await reader.readexactly(int(sizes[0].split(b":")[1]))
+
+
+def behind(do: Callable[[Entry], object], body: Callable[[Plane, Door, Upstream], Any]) -> None:
+    """Run a test behind a gate whose keeper does `do`."""
+    with Upstream(Peer.serve) as upstream:
+
+        async def whole(plane: Plane) -> None:
+            door = Door(plane, upstream, do)
+            try:
+                await body(plane, door, upstream)
+            finally:
+                door.close()
+
+        run(whole)
+
+
+def test_a_known_credential_asks_nobody_and_stays_here() -> None:
+    async def body(plane: Plane, door: Door, upstream: Upstream) -> None:
+        reader, writer = await door.connect()
+        for _ in range(3):
+            writer.write(request())
+            assert (await answer(reader))[0] == 200
+        other_reader, other = await door.connect()
+        other.write(request())
+        assert (await answer(other_reader))[0] == 200
+        assert len(door.keeper.asked) == 1
+        writer.write(request(credential="Bearer you"))
+        assert (await answer(reader))[0] == 200
+        assert len(door.keeper.asked) == 2
+        assert all(not seen.get(b"authorization") for seen in upstream.requests)
+        assert len(door.gate) == 2
+        entry = door.keeper.asked[0]
+        assert (entry.method, entry.path, entry.query, entry.peer, entry.secure, entry.hopped) == ("GET", b"/", None, b"127.0.0.1", False, False)
+        writer.close()
+        other.close()
+
+    behind(admit, body)
+
+
+def test_forgetting_reaches_connections_too_and_so_does_time() -> None:
+    async def body(plane: Plane, door: Door, upstream: Upstream) -> None:
+        reader, writer = await door.connect()
+        for expected in (1, 1):
+            writer.write(request())
+            await answer(reader)
+            assert len(door.keeper.asked) == expected
+        door.gate.forget_all()
+        writer.write(request())
+        await answer(reader)
+        assert len(door.keeper.asked) == 2
+        door.keeper.do = lambda entry: admit(entry, expires_ns=entry.now)
+        door.gate.forget_all()
+        for expected in (3, 4):
+            writer.write(request())
+            assert (await answer(reader))[0] == 200
+            assert len(door.keeper.asked) == expected
+        writer.close()
+
+    behind(admit, body)
+
+
+def test_what_does_not_last_is_asked_again_and_two_fields_are_two_opinions() -> None:
+    async def body(plane: Plane, door: Door, upstream: Upstream) -> None:
+        reader, writer = await door.connect()
+        for expected in (1, 2):
+            writer.write(request())
+            await answer(reader)
+            assert len(door.keeper.asked) == expected
+        assert len(door.gate) == 0
+        door.keeper.do = admit
+        writer.write(request(more="Authorization: Bearer me\r\n"))
+        await answer(reader)
+        assert not door.keeper.asked[-1].distinct
+        assert len(door.gate) == 0
+        writer.close()
+
+    behind(lambda entry: admit(entry, lasting=False), body)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_refusal_is_an_answer_and_the_connection_goes_on(late: bool) -> None:
+    async def body(plane: Plane, door: Door, upstream: Upstream) -> None:
+        reader, writer = await door.connect()
+        for number in range(2):
+            writer.write(request(method="POST", body=b"x" * 1000))
+            if late:
+                await plane.until(lambda n=number: len(door.keeper.asked) == n + 1, "the question")  # type: ignore[misc]
+                door.keeper.asked[-1].refuse(NO)
+            status, head, text = await answer(reader)
+            assert (status, text) == (401, b'{"error":{"status":401,"reason":"JwtAuth","message":"who are you"}}')
+            assert b"WWW-Authenticate: Bearer\r\n" in head
+        door.keeper.do = admit
+        writer.write(request())
+        assert (await answer(reader))[0] == 200
+        assert len(upstream.requests) == 1
+        writer.close()
+
+    behind((lambda entry: None) if late else (lambda entry: entry.refuse(NO)), body)
+
+
+@pytest.mark.parametrize("framing", ["none", "length", "chunked", "split"])
+def test_a_request_that_waits_goes_on_with_its_body(framing: str) -> None:
+    async def body(plane: Plane, door: Door, upstream: Upstream) -> None:
+        reader, writer = await door.connect()
+        payload = b"" if framing == "none" else b"payload" * 9000
+        if framing == "chunked":
+            writer.write(request(method="POST", more="Transfer-Encoding: chunked\r\n") + b"%x\r\n%b\r\n0\r\n\r\n" % (len(payload), payload))
+        elif framing == "split":
+            whole = request(method="POST", body=payload)
+            writer.write(whole[:-20])
+        else:
+            writer.write(request(method="POST" if payload else "GET", body=payload) + request("/next"))
+        await plane.until(lambda: door.keeper.asked, "the question")
+        assert not upstream.requests, "nothing goes anywhere before the decision"
+        door.keeper.do = admit
+        admit(door.keeper.asked[0])
+        if framing == "split":
+            writer.write(whole[-20:])
+        assert (await answer(reader))[0] == 200
+        assert upstream.requests[0].body == payload
+        if framing not in ("chunked", "split"):
+            assert (await answer(reader))[0] == 200
+            assert upstream.requests[1].target == b"/next"
+        writer.write(request("/last"))
+        assert (await answer(reader))[0] == 200
+        assert upstream.requests[-1].target == b"/last"
+        writer.close()
+
+    behind(lambda entry: None, body)
+
+
+def test_who_leaves_while_waiting_is_told_and_forgotten() -> None:
+    async def body(plane: Plane, door: Door, upstream: Upstream) -> None:
+        left: list[int] = []
+        door.keeper.do = lambda entry: setattr(entry, "on_close", lambda: left.append(1))
+        _, writer = await door.connect()
+        writer.write(request())
+        await plane.until(lambda: door.keeper.asked, "the question")
+        writer.transport.abort()
+        await plane.until(lambda: left, "the leaving")
+        entry = door.keeper.asked[0]
+        assert not entry.open
+        admit(entry)
+        entry.refuse(NO)
+        assert left == [1]
+        assert not upstream.requests
+        assert plane.gauge("requests_in_flight") == 0
+
+    behind(lambda entry: None, body)
+
+
+def test_a_keeper_that_fails_lets_nobody_in() -> None:
+    with Upstream(Peer.serve) as upstream:
+
+        async def body(plane: Plane) -> None:
+            door = Door(plane, upstream, lambda entry: 1 // 0)
+            reader, writer = await door.connect()
+            writer.write(request())
+            assert (await answer(reader))[0] == 500
+            assert [type(error) for error in plane.errors] == [ZeroDivisionError]
+            plane.errors.clear()
+            door.gate.keeper = None
+            writer.write(request())
+            assert (await answer(reader))[0] == 500
+            assert not upstream.requests
+            writer.close()
+            door.close()
+
+        run(body)
+
+
+def test_an_identity_may_change_the_request() -> None:
+    edits = HeaderEdits(["x-user"], [], []).derived(b"X-User: verified\r\n")
+
+    async def body(plane: Plane, door: Door, upstream: Upstream) -> None:
+        reader, writer = await door.connect()
+        writer.write(request(more="X-User: claimed\r\nX-Other: 1\r\n"))
+        await answer(reader)
+        assert upstream.requests[0].get(b"x-user") == [b"verified"]
+        assert upstream.requests[0].get(b"x-other") == [b"1"]
+        writer.close()
+
+    behind(lambda entry: admit(entry, edits=edits), body)
+
+
+def test_the_cache_is_bounded() -> None:
+    gate = Gate(None, [b"authorization"], capacity=100)
+    for number in range(1000):
+        gate.remember(Identity(b"%d" % number, {}), License(), b"=%d" % number)
+    assert len(gate) == 100
+    found = gate.find(b"=999", 0)
+    assert found is not None and found.key == b"999"
+    assert gate.find(b"=0", 0) is None
+    for number in range(5000):
+        found.learn(b"%d" % number, License())
