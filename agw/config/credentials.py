@@ -36,6 +36,7 @@ from agw.config.model_external import ServicePolicies
 from agw.config.model_location import Location, location_plan
 from agw.config.outside import FromFile, text_of
 from agw.config.problem import Path
+from agw.config.rules import expression
 from agw.config.tls import client_tls, secured
 from agw.config.values import NOT_YET, Endpoint, quoted
 from agw.runtime.plan import TlsClientPlan
@@ -52,6 +53,7 @@ from agw.runtime.plan_security import (
     PassthroughCredential,
     TokenExchange,
 )
+from agw.security.ext_authz.values import constant
 
 if TYPE_CHECKING:
     from agw.config.check import Context
@@ -166,12 +168,12 @@ def _jwt_sign(context: Context, value: JwtSignAuth, path: Path) -> JwtSign | Non
             claims[name] = json.dumps(claim, ensure_ascii=False, allow_nan=False)
         except (TypeError, ValueError):
             findings.problem(below, "no JSON value; write text, a number, true, false, a list or a mapping")
-    for name, expression in value.claim_expressions.items():
+    for name, text in value.claim_expressions.items():
         below = (*path, "claimExpressions", name)
         _check_claim(context, name, below)
         if name in claims:
             findings.problem(below, f"{quoted(name)} is in `claims` too; keep one of them")
-        claims[name] = _expression(context, expression, below)
+        claims[name] = _expression(context, text, below)
     ttl_s = JwtSign(key="").ttl_s
     if value.ttl is not None:
         ttl_s = findings.value((*path, "ttl"), values.positive_duration_ns, value.ttl, ttl_s * 10**9) // 10**9
@@ -378,6 +380,6 @@ def _parameter(context: Context, name: str, path: Path) -> Path:
 
 
 def _expression(context: Context, text: str, path: Path) -> str:
-    if not text.strip():
-        context.findings.problem(path, "an empty expression; write one, like jwt.sub, or remove the key")
+    if constant(text) is None:  # a constant needs no library
+        expression(context, text, path, "http")
     return text.strip()

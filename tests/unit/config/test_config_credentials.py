@@ -219,6 +219,8 @@ def test_targets_take_the_most_specific_and_hosts_leave_it_to_the_route() -> Non
         ("{jwtSign: {signingKey: s3cr}}", "backendAuth.jwtSign.signingKey", "no private key"),
         ("{jwtSign: {signingKey: {file: rsa.pem}, claims: {exp: 1}}}", "backendAuth.jwtSign.claims.exp", "agw itself"),
         ("{jwtSign: {signingKey: {file: rsa.pem}, claims: {a: 1}, claimExpressions: {a: '1'}}}", "backendAuth.jwtSign.claimExpressions.a", "keep one"),
+        ("{jwtSign: {signingKey: {file: rsa.pem}, claimExpressions: {a: jwtt.sub}}}", "backendAuth.jwtSign.claimExpressions.a", "jwtt"),
+        ("{oauthTokenExchange: {host: 'a:1', additionalParams: {a: bare word}}}", "backendAuth.oauthTokenExchange.additionalParams.a", "column"),
         ("{jwtSign: {signingKey: {file: rsa.pem}, ttl: 48h}}", "backendAuth.jwtSign.ttl", "24h"),
         ("{oauthTokenExchange: {backend: x}}", "backendAuth.oauthTokenExchange.backend", "not implemented yet"),
         ("{oauthTokenExchange: {host: 'a:1', additionalParams: {client_id: '\"x\"'}}}",
