@@ -14,7 +14,7 @@ from agw.config.clusters import Clusters
 from agw.config.mcp_backends import HostBackend, McpBackends
 from agw.config.model import Config, NamedBackend, RouteBackend
 from agw.config.model_mcp import McpBackend
-from agw.config.policies import EMPTY, TLS, PolicySet, Targeted, convert, plan_of
+from agw.config.policies import EMPTY, TLS, PolicySet, Targeted, convert, plan_of, tls_of
 from agw.config.problem import Path
 from agw.config.tls import secured
 from agw.config.values import Endpoint
@@ -81,7 +81,7 @@ class Backends:
         if backend.mcp is not None:
             return self._mcp.reference(backend.mcp, "", label, {**inherited, **own}, backend.weight, (*path, "mcp"))
         if backend.host is not None:
-            policies = {**inherited, **own}
+            policies = {**tls_of(inherited), **own}
             cluster = self._secured_host(backend.host, policies, (*path, "host"))
             return None if cluster is None else self._plain(cluster, backend.weight, policies)
         name = backend.backend or ""
@@ -100,6 +100,7 @@ class Backends:
         host = self._hosts[name]
         if host is None:
             return None
+        policies = {**tls_of(inherited), **self._policies[name], **own}
         endpoint, tls = secured(self.context, host.endpoint, named.host or "", policies.get(TLS), (*place, "host"))
         return self._plain(self._clusters.add("host", name, "", endpoint, tls), backend.weight, policies)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from types import MappingProxyType
 
 _AUTH = "extProc transformations"
-_UPSTREAM = "backendAuth backendTunnel transformations"
+_UPSTREAM = "backendTunnel transformations"
 
 
 def _table(**keys: str) -> MappingProxyType[str, frozenset[str]]:
@@ -58,6 +58,9 @@ KEYS = _table(
     ApiKey="allowedModels",
     ServicePolicies="backendAuth backendTunnel http requestHeaderModifier tcp transformations",
     Location="expression",
+    BackendAuth="aws azure gcp",
+    OAuthClientAuth="certificate certificateHeader",
+    ActorToken="enforceMayAct",
     BackendTls="keyExchangeGroups spiffe subjectAltNames",
 )
 

@@ -23,7 +23,7 @@ from agw.config.clusters import Clusters
 from agw.config.model import Config
 from agw.config.model_mcp import McpBackend, McpEndpoint, McpTarget, OpenApiServer, StdioServer, VirtualServer
 from agw.config.openapi import openapi_plan, schema_host
-from agw.config.policies import EMPTY, TLS, PolicySet, convert, plan_of
+from agw.config.policies import AUTH, EMPTY, TLS, PolicySet, convert, plan_of
 from agw.config.problem import Path
 from agw.config.tls import secured
 from agw.config.values import Endpoint, quoted
@@ -242,7 +242,7 @@ class McpBackends:
                 openapi = msgspec.structs.replace(openapi, url_cluster=there)
         else:
             cluster = self.clusters.add("mcp", label, target.name, endpoint, tls)
-        plan = McpTargetPlan(name, kind, cluster, policies.get("request_headers"), openapi=openapi, **common)
+        plan = McpTargetPlan(name, kind, cluster, policies.get("request_headers"), openapi=openapi, auth=policies.get(AUTH), **common)
         return _Built(plan, policies)
 
     def _common(self, target: McpTarget, backend: McpBackend, path: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from agw.config.model_authn import ApiKeys, BasicAuth, JwtAuth, TokenIntrospection
+from agw.config.model_credentials import BackendAuth
 from agw.config.model_external import ExtAuthz, Oidc
 from agw.config.model_limits import LocalRateLimit, RemoteRateLimit
 from agw.config.model_mcp_auth import McpAuthentication
@@ -113,6 +114,7 @@ class RoutePolicies(Model, frozen=True):
     local_rate_limit: Annotated[list[LocalRateLimit] | None, about("Limits that all workers of this gateway share.")] = None
     remote_rate_limit: Annotated[RemoteRateLimit | None, about("A rate limit service that is asked.")] = None
     backend_tls: Annotated[BackendTls | None, about("TLS towards the backends.")] = msgspec.field(default=None, name="backendTLS")
+    backend_auth: Annotated[BackendAuth | None, about("Credentials the backends get.")] = None
 
 
 class BackendPolicies(Model, frozen=True):
@@ -123,6 +125,7 @@ class BackendPolicies(Model, frozen=True):
     request_redirect: Annotated[RequestRedirect | None, about("Answer with a redirect.")] = None
     mcp_authorization: Annotated[RuleSet | None, about("Rules about MCP: who may use, and see, which tool, prompt, resource or task.")] = None
     backend_tls: Annotated[BackendTls | None, about("TLS towards the backend.")] = msgspec.field(default=None, name="backendTLS")
+    backend_auth: Annotated[BackendAuth | None, about("Credentials the backend gets.")] = None
 
 
 class TargetPolicies(Model, frozen=True):
@@ -130,6 +133,7 @@ class TargetPolicies(Model, frozen=True):
 
     request_header_modifier: Annotated[HeaderModifier | None, about("Changes to request headers.")] = None
     backend_tls: Annotated[BackendTls | None, about("TLS towards the server.")] = msgspec.field(default=None, name="backendTLS")
+    backend_auth: Annotated[BackendAuth | None, about("Credentials the server gets.")] = None
 
 
 class GatewayPolicies(Model, frozen=True):

@@ -31,7 +31,7 @@ from agw.config.mcp_backends import MCP_PATH, SSE_PATH
 from agw.config.model import BindRoute, Config, NamedMatch, PathMatch, RouteMatch, ValueMatch
 from agw.config.model_mcp import SimpleMcp
 from agw.config.outside import Outside
-from agw.config.policies import NO_POLICIES, PolicySet, Targeted, convert, plan_of, tls_of
+from agw.config.policies import NO_POLICIES, PolicySet, Targeted, convert, inherited_of, plan_of
 from agw.config.problem import Path
 from agw.config.process import access_log_plan, cluster_defaults, http_plan, process_plan
 from agw.config.rules import network_rules
@@ -108,7 +108,7 @@ class _PlanBuilder:
         own = self.targeted.on_route(name, namespace, rule)
         if route.policies is not None:
             own = {**own, **convert(self.context, route.policies, (*path, "policies"))}
-        inherited = tls_of(own)
+        inherited = inherited_of(own)
         backends: list[BackendRef] = []
         for position, backend in enumerate(route.backends):
             reference = self.backends.reference(backend, name, inherited, (*path, "backends", position))
@@ -275,7 +275,7 @@ class _PlanBuilder:
         own = self.targeted.on_route("mcp", "", "")
         own = {**own, **convert(self.context, block.policies, (*path, "policies"))} if block.policies else own
         self.route_names.append("mcp")
-        reference = self.backends.mcp_block(block, tls_of(own), path)
+        reference = self.backends.mcp_block(block, inherited_of(own), path)
         paths = [MCP_PATH, *([SSE_PATH] if block.stateful_mode == "stateful" else []), *(f"{MCP_PATH}/{server.name}" for server in block.virtual_servers)]
         plan = RoutePlan("mcp", "", [], [MatchPlan("exact", text) for text in paths], [] if reference is None else [reference])
         self._attach(plan, [("exact", text, "", (), ()) for text in paths], own, listeners, path, True)

@@ -6,7 +6,7 @@ policy is mixed. From the least specific:
 
     routes:    policies[] on the gateway, the gateway's own, policies[] on the listener (by name or port), the
                listener's own, policies[] on the route, policies[] on the route's rule, the route's own
-    backends:  (backendTLS only: the route,) policies[] on the backend, the named backend's own, the reference's own,
+    backends:  (backendTLS, and backendAuth of MCP targets: the route,) policies[] on the backend, the named backend's own, the reference's own,
                those of the named backend an MCP target refers to, the MCP target's own
 
 Of two entries of `policies[]` for the same place the later one in the file wins. The two durations of `timeout` are
@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from agw.config import authn, external, mcp_auth, rules, values
+from agw.config import authn, credentials, external, mcp_auth, rules, values
 from agw.config.check import Context, Names
 from agw.config.limits import local_limits, remote_limits
 from agw.config.model import Config, Gateway, GatewayListener
@@ -45,6 +45,7 @@ from agw.runtime.plan import CorsPlan, DirectResponsePlan, HeaderOps, PolicyPlan
 PolicySet = dict[str, Any]
 EMPTY: PolicySet = {}
 TLS = "tls"
+AUTH = "backend_auth"
 NO_POLICIES = PolicyPlan()
 
 
@@ -56,8 +57,13 @@ def plan_of(policies: PolicySet) -> PolicyPlan:
 
 
 def tls_of(policies: PolicySet) -> PolicySet:
-    """Only the TLS of a set: what the backends of a route inherit from it."""
+    """Only the TLS of a set: what the hosts of a route inherit from it."""
     return {TLS: policies[TLS]} if TLS in policies else EMPTY
+
+
+def inherited_of(policies: PolicySet) -> PolicySet:
+    """TLS and credentials of a set: what the MCP targets of a route inherit from it; a host's credentials stay the route's."""
+    return {name: policies[name] for name in (TLS, AUTH) if name in policies} if policies else EMPTY
 
 
 def convert(
@@ -233,6 +239,7 @@ _CONVERSIONS: dict[str, tuple[str, str, Callable[[Context, Any, Path], Any]]] = 
     "local_rate_limit": ("localRateLimit", "limits", local_limits),
     "remote_rate_limit": ("remoteRateLimit", "remote_limits", remote_limits),
     "backend_tls": ("backendTLS", TLS, client_tls),
+    "backend_auth": ("backendAuth", AUTH, credentials.backend_auth),
 }
 _BACKEND_FIELDS = frozenset(BackendPolicies.__struct_fields__)
 _GATEWAY_FIELDS = frozenset(GatewayPolicies.__struct_fields__)

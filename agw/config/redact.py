@@ -49,6 +49,9 @@ def _copy(value: Any, path: Path, document: Document, secret: bool) -> Any:
             # A secret-looking key over a mapping names a policy (`mcpAuthorization`), not a secret.
             hidden = secret or (condition and key == "value")
             hidden = hidden or (not isinstance(item, dict) and _SECRET_KEY.search(key) is not None)
+            # `key: {value: ...}` of `backendAuth` is one, with the place it goes to beside it.
+            if key == "key" and isinstance(item, dict) and not isinstance(item.get("value"), dict) and "value" in item:
+                item = {**item, "value": REDACTED}
             out[key] = _copy(item, (*path, key), document, hidden)
         return out
     if isinstance(value, list):

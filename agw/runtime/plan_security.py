@@ -302,7 +302,10 @@ class PassthroughCredential(Frozen, frozen=True, omit_defaults=True, tag="passth
 
 
 class ClientAuthPlan(Frozen, frozen=True, omit_defaults=True):
-    """How agw presents itself to a token endpoint. `key` is PEM text of a private key (privateKeyJwt)."""
+    """How agw presents itself to a token endpoint. `key` is PEM text of a private key (privateKeyJwt).
+
+    `audience` is that of the assertion, "" the URL of the token endpoint. `post` without secret is a public client.
+    """
 
     method: Literal["none", "basic", "post", "privateKeyJwt"] = "basic"
     client_id: str = ""
@@ -310,6 +313,7 @@ class ClientAuthPlan(Frozen, frozen=True, omit_defaults=True):
     key: str = ""
     alg: str = "RS256"
     kid: str = ""
+    audience: str = ""
 
 
 class ClientCredentials(Frozen, frozen=True, omit_defaults=True, tag="clientCredentials"):
@@ -325,7 +329,10 @@ class ClientCredentials(Frozen, frozen=True, omit_defaults=True, tag="clientCred
 
 
 class TokenExchange(Frozen, frozen=True, omit_defaults=True, tag="tokenExchange"):
-    """`oauthTokenExchange`: RFC 8693, or RFC 7523 with `grant` jwtBearer. The subject token is the caller's unless `subject` says."""
+    """`oauthTokenExchange`: RFC 8693, or RFC 7523 with `grant` jwtBearer. The subject token is the caller's unless `subject` says.
+
+    The caller's is what a policy of the route has verified, else the bearer token of the request: who issues the new one judges it.
+    """
 
     call: CallPlan
     token_url: str

@@ -50,6 +50,10 @@ COUNTERPARTS = {
     "RateLimitDescriptor": "DescriptorEntry", "RemoteRateLimit": "LocalExplicitOrConditional_RemoteRateLimit",
     "LocalRateLimit": "RateLimitSpec", "DescriptorPart": "KV", "RouteTarget": "RouteName", "SimpleMcp": "LocalSimpleMcpConfig",
     "TargetPolicies": "SimpleLocalBackendPolicies",
+    "ActorToken": "ActorTokenSpec", "CrossAppAccessAuth": "CrossAppAccessAuth", "CrossAppAccessEndpoint": "CrossAppAccessEndpoint",
+    "BackendAuth": "BackendAuthCompat", "ExtraCredential": "BackendAuthCredential", "JwtSignAuth": "JwtSignAuth",
+    "OAuthClientAuth": "OAuthClientAuth", "OAuthTokenExchangeAuth": "OAuthTokenExchangeAuth", "SubjectToken": "TokenSpec",
+    "TokenCacheConfig": "TokenCacheConfig", "TokenSource": "AuthorizationLocation",
     "TargetedPolicy": "LocalPolicy", "Timeout": "TimeoutPolicy", "UrlRewrite": "UrlRewrite",
 }  # fmt: skip
 

@@ -1,0 +1,122 @@
+"""A token endpoint: who agw is there, and what counts as an answer (RFC 6749 sections 2.3 and 5, RFC 7523 section 2.2).
+
+Rules:
+- only 200 with a JSON object, a bearer token in visible ASCII and a sane `expires_in` is a token; everything else is an error;
+- 400, 401 and 403 are refusals, every other answer is none; of a refusal only the error code is told, and only when it is one;
+- secrets go into the request and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import re
+import secrets
+import time
+from typing import Any, NamedTuple
+from urllib.parse import quote_plus, urlencode
+
+from agw.runtime.plan_security import CallPlan, ClientAuthPlan
+from agw.security.compact import object_of
+from agw.security.contract import CallError, Headers, SecurityHost
+from agw.security.credentials_in import Malformed
+from agw.security.upstream.source import CredentialError
+
+ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"
+JWT = "urn:ietf:params:oauth:token-type:jwt"
+MAX_TOKEN = 16 * 1024
+MAX_LIFETIME_S = 10 * 365 * 86_400
+ASSERTION_S = 60
+_TOKEN = re.compile(r"[!-~]+")
+_CODE = re.compile(r"[a-z][a-z_]{0,63}")
+Form = list[tuple[str, str]]
+
+
+class Answer(NamedTuple):
+    """A token; `lifetime_s` None when its end is not said."""
+
+    token: bytes
+    lifetime_s: float | None
+
+
+class TokenEndpoint:
+    """One endpoint for one client."""
+
+    __slots__ = ("_call", "_client", "_host", "_signer", "_url", "_what")
+
+    def __init__(self, call: CallPlan, url: str, client: ClientAuthPlan, host: SecurityHost, what: str) -> None:
+        """`what` names the policy in errors. Errors: ValueError for an unusable key."""
+        self._call = call
+        self._url = url
+        self._client = client
+        self._host = host
+        self._what = what
+        self._signer: Any = None
+        if client.method == "privateKeyJwt":
+            from agw.security.upstream.sign import Signer  # cryptography: only clients with a key pay for it
+
+            self._signer = Signer(client.key, client.alg, client.kid)
+
+    async def ask(self, form: Form, accepted: frozenset[str] = frozenset((ACCESS_TOKEN, JWT)), kind: str = "bearer") -> Answer:
+        """A token for this form. `accepted` are the issued token types taken, if the answer names one; it must for another `kind` than bearer.
+
+        Errors: CredentialError.
+        """
+        headers: Headers = [(b"content-type", b"application/x-www-form-urlencoded"), (b"accept", b"application/json")]
+        form = [*form, *await self._authenticated(headers)]
+        try:
+            answer = await self._host.caller(self._call, "POST", headers, urlencode(form).encode("ascii"))
+        except CallError as error:
+            raise CredentialError("unreachable", f"{self._what}: the token endpoint: {error.kind}") from None
+        says = object_of(answer.body)
+        if answer.status != 200:
+            if answer.status not in (400, 401, 403):
+                raise CredentialError("unreachable", f"{self._what}: the token endpoint answers {answer.status}")
+            code = says.get("error") if isinstance(says, dict) else None
+            shown = f", {code}" if isinstance(code, str) and _CODE.fullmatch(code) else ""
+            raise CredentialError("refused", f"{self._what}: the token endpoint answers {answer.status}{shown}")
+        if isinstance(says, Malformed):
+            raise CredentialError("unreachable", f"{self._what}: the token endpoint's answer: {says.cause}")
+        return self._token(says, accepted, kind)
+
+    def _token(self, says: dict[str, Any], accepted: frozenset[str], wanted: str) -> Answer:
+        token, kind, issued = says.get("access_token"), says.get("token_type"), says.get("issued_token_type")
+        if not isinstance(token, str) or len(token) > MAX_TOKEN or not _TOKEN.fullmatch(token):
+            raise self._bad("no access_token in visible ASCII of at most 16 KiB")
+        if not isinstance(kind, str) or kind.lower() != wanted:
+            raise self._bad("token_type is not Bearer" if wanted == "bearer" else "token_type is not N_A")
+        if (issued is not None or wanted != "bearer") and (not isinstance(issued, str) or issued not in accepted):
+            raise self._bad("issued_token_type is none that was asked for")
+        lifetime = says.get("expires_in")
+        # Some servers write the number as text.
+        if isinstance(lifetime, str) and lifetime.isascii() and lifetime.isdigit() and len(lifetime) < 12:
+            lifetime = int(lifetime)
+        if lifetime is None:
+            return Answer(token.encode("ascii"), None)
+        if type(lifetime) not in (int, float) or not 0 <= lifetime <= MAX_LIFETIME_S:
+            raise self._bad("expires_in is no number of seconds of up to ten years")
+        return Answer(token.encode("ascii"), float(lifetime))
+
+    def _bad(self, text: str) -> CredentialError:
+        return CredentialError("unreachable", f"{self._what}: the token endpoint's answer: {text}")
+
+    async def _authenticated(self, headers: Headers) -> Form:
+        """Further parameters that say who agw is; may add a header."""
+        client = self._client
+        if client.method == "basic":
+            # RFC 6749, 2.3.1: both are form-encoded before they are joined.
+            pair = f"{quote_plus(client.client_id)}:{quote_plus(client.client_secret)}".encode("ascii")
+            headers.append((b"authorization", b"Basic " + base64.b64encode(pair)))
+            return []
+        if client.method == "post":
+            return [("client_id", client.client_id), *([("client_secret", client.client_secret)] if client.client_secret else [])]
+        if client.method == "none":
+            return [("client_id", client.client_id)] if client.client_id else []
+        now = int(time.time())
+        claims = {
+            "iss": client.client_id, "sub": client.client_id, "aud": client.audience or self._url, "jti": secrets.token_urlsafe(16),
+            "iat": now, "exp": now + ASSERTION_S,
+        }  # fmt: skip
+        assertion = await asyncio.to_thread(self._signer.token, claims)
+        return [("client_id", client.client_id), ("client_assertion_type", ASSERTION), ("client_assertion", assertion.decode("ascii"))]
