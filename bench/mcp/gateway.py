@@ -90,6 +90,10 @@ class CountedAgw(McpAgw):
         """Under the counter, if that is a program around it."""
         return [*instructions.around(directory), *super().prepare(job, directory)]
 
+    def worker_pids(self) -> list[int]:
+        """None after the count, which may end the gateway."""
+        return super().worker_pids() if self._child is not None else []
+
 
 class McpNginx(Nginx):
     """nginx as it is configured for the other scenarios, plus a file it sends by itself."""

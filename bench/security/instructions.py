@@ -51,7 +51,7 @@ def around(directory: Path) -> list[str]:
         raise BenchError(f"counting.c does not compile: {done.stderr[-300:]}")
     return [
         "env", f"LD_PRELOAD={library}", "PYTHONHASHSEED=0",
-        "valgrind", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={directory}/callgrind.%p",
+        "valgrind", "--tool=callgrind", "--trace-children=yes", "--instr-atstart=no", f"--callgrind-out-file={directory}/callgrind.%p",
     ]  # fmt: skip
 
 

@@ -42,13 +42,22 @@ SCENARIOS: tuple[McpScenario, ...] = (
     _calls("security_http_jwt", "POST through an HTTP route: RS256 (known tokens), 3 HTTP rules, limit per user", "http", "http"),
     McpScenario(
         "security_none",
-        "tools/call through a route without policies, alone and with guarded routes beside it; and through a guarded one",
-        (
-            Variant("alone", "agw-counted", {"targets": 2, "access_log": True}, sessions=8, tokens=8, connections=1),
-            Variant("beside", "agw-counted", {"targets": 2, "access_log": True, "beside": "http"}, sessions=8, tokens=8, connections=1),
-            Variant("guarded", "agw-counted", {"targets": 2, "access_log": True, "policies": "mcp"}, sessions=8, tokens=8, connections=1),
+        "tools/call and POST through routes without policies, alone and with guarded routes beside them; and through guarded ones",
+        tuple(
+            Variant(name, "agw-counted", {"targets": 2, "access_log": True, **job}, what, sessions=8, tokens=8, connections=1)
+            for name, what, job in (
+                ("alone", "call", {}),
+                ("beside", "call", {"beside": "http"}),
+                ("guarded", "call", {"policies": "mcp"}),
+                ("http-alone", "http", {}),
+                ("http-guarded", "http", {"beside": "http"}),
+            )
         ),
-        (Limit("beside", "instructions", 1.01, "alone", "instructions without policies, guarded routes beside it x none"),),
+        (
+            Limit("beside", "instructions", 1.01, "alone", "instructions without policies, guarded routes beside it x none"),
+            Limit("guarded", "instructions", 1.25, "alone", "instructions with policies x without"),
+            Limit("http-guarded", "instructions", 1.25, "http-alone", "the same, HTTP route"),
+        ),
         kind=Kind.INSTRUCTIONS,
     ),
     McpScenario(
