@@ -443,7 +443,7 @@ cdef class Exchange(Client):
         if self.choice.auth is not None:
             asked = self.choice.auth.presenting
             self.presented = None if asked is None else asked.constant
-            if self.presented is None:
+            if self.presented is None and (asked is None or not asked.signs):
                 want = self.ask(asked, None, h, buf, None)
                 if want != ENTERED:
                     return want
@@ -452,6 +452,11 @@ cdef class Exchange(Client):
     cdef int proceed(self, Head* h, const char* buf) except -1:
         # What the chosen backend needs of the request: its body as it comes, or whole.
         cdef Http http = self.bind.http
+        if self.choice.auth is not None and self.choice.auth.presenting.signs and h.framing != FRAMING_NONE and self.choice.auth.presenting.whole:
+            if h.content_length > <int64_t> http.max_buffer:
+                self.fail(E_TOO_LARGE, NULL, 0, 0)
+                return DONE_LOCALLY
+            return WANT_BUFFER
         if self.choice.service is not None or self.choice.cluster.is_mcp:
             self.is_rpc = True
             if h.method == M_POST or (self.choice.service is not None and h.framing != FRAMING_NONE):
@@ -489,7 +494,7 @@ cdef class Exchange(Client):
         # What a JSON-RPC body says. 0: fine; 1: refused and finished.
         cdef Envelope* e = &self.envelope
         cdef int32_t rpc
-        if self.method != M_POST:
+        if self.method != M_POST or not self.is_rpc:
             return 0
         if envelope_scan(body, <uint32_t> n, e, 64) < 0:
             if e.code != -32700 and (e.id_kind == 1 or e.id_kind == 2):
@@ -601,6 +606,17 @@ cdef class Exchange(Client):
             rc.length = h.content_length if h.content_length > 0 else 0
         if build_request(&o, h, buf, self.choice, self.bind.http, &rc, more, lines) < 0:
             return self.fail(E_INTERNAL, NULL, 0, 0)
+        if self.choice.auth is not None and self.choice.auth.presenting.signs:
+            # What is signed is what goes out: nothing but the signature is added.
+            signed = self.choice.auth.presenting.sign(
+                self.identity, _methods[self.method], o.p[:o.n - 4], body[:n] if complete and not chunked else None, cluster.tls is not None)
+            if not isinstance(signed, bytes):
+                return self.turn_away(signed)
+            o.n -= 2
+            put(&o, PyBytes_AS_STRING(<bytes> signed), <size_t> PyBytes_GET_SIZE(<bytes> signed))
+            put(&o, b"\r\n", 2)
+            if o.full:
+                return self.fail(E_INTERNAL, NULL, 0, 0)
         self.own_name = self.trace_parent = NULL
         if chunked:
             if n:
