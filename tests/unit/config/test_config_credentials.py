@@ -258,7 +258,7 @@ def test_secrets_are_not_shown(auth: str) -> None:
 
 def test_a_gateway_has_no_credentials_for_backends() -> None:
     # Its MCP targets would go without: they are made before it is known which gateways their routes hang on.
-    text = "gateways: {default: {port: 3000}}\nroutes:\n- backends: [{host: 'a:1'}]\npolicies:\n- name: {name: p}\n  target: {gateway: {gatewayName: default}}\n"
+    entry = "- name: {name: p}\n  target: {gateway: {gatewayName: default}}\n  policy: {backendAuth: {key: s}}\n"
     with pytest.raises(ConfigErrors) as caught:
-        load(text + "  policy: {backendAuth: {key: s}}\n")
+        load(f"gateways: {{default: {{port: 3000}}}}\nroutes:\n- backends: [{{host: 'a:1'}}]\npolicies:\n{entry}")
     assert "attach it to a route or backend" in str(caught.value)
