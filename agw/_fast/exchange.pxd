@@ -78,6 +78,7 @@ cdef class Downlink(Stream):
     cdef int exchange_done(self, bint broken) except -1
     cdef int resume_reading(self) except -1
     cdef int entered(self) except -1
+    cdef int collect(self, uint64_t limit) except -1
 
 cdef class Exchange(Client):
     cdef Context ctx
@@ -135,6 +136,7 @@ cdef class Exchange(Client):
     cdef int32_t rpc_code           # its JSON-RPC error code, or 0
     cdef Identity identity          # whom it is from, when the route has a gate
     cdef object entry               # the Entry, while its keeper is asked
+    cdef uint64_t body_wanted       # octets of the body the keeper asked for while it was asked itself
     cdef object refused             # the Refusal that ended it: `error` points into it
     cdef bint charged               # the limits of its message are taken already
     cdef list permits               # charges of concurrency limits that end with it
@@ -148,6 +150,8 @@ cdef class Exchange(Client):
     cdef int pass_in(self, Identity who, License licence) except -1
     cdef bint charge(self, License licence) except -1
     cdef int opened(self, Identity who, License licence) except -1
+    cdef int want_body(self, uint64_t limit) except -1
+    cdef int body_came(self, bytes body, bint whole) except -1
     cdef int turn_away(self, object refusal) except -1
     cdef int choose(self, Head* h, const char* buf) except -1
     cdef list fields(self, Head* h, const char* buf)

@@ -159,6 +159,9 @@ cdef class Downlink(Stream):
     cdef int entered(self) except -1:
         return 0
 
+    cdef int collect(self, uint64_t limit) except -1:
+        return 0
+
     def __dealloc__(self):
         timer_unlink(&self.deadline)
 
@@ -321,6 +324,7 @@ cdef class Exchange(Client):
         entry = self.ctx.make_entry(
             self, gate, self.path[:self.path_len], buf[h.query_off:h.query_off + h.query_len] if h.has_query else None, self.fields(h, buf), shown)
         self.entry = entry
+        self.body_wanted = 0
         try:
             state = entry._ask()
         except Exception as error:
@@ -367,6 +371,25 @@ cdef class Exchange(Client):
         # The keeper let it in, after a while. The head is with the connection.
         if self.pass_in(who, licence) == ENTERED:
             self.down.entered()
+        return 0
+
+    cdef int want_body(self, uint64_t limit) except -1:
+        # The keeper wants to see the body, as far as `limit` and the listener's bound go.
+        limit = min(limit, self.bind.http.max_buffer)
+        if self.phase == X_GATE:
+            return self.down.collect(limit)
+        self.body_wanted = limit        # it is being asked: whoever asked sees this
+        return 0
+
+    cdef int body_came(self, bytes body, bint whole) except -1:
+        # What the keeper wanted of the body is here. May finish the exchange.
+        entry = self.entry
+        try:
+            entry._tell(body, whole)
+        except Exception as error:
+            self.ctx.reactor.on_error(error)
+            if entry.open:
+                return self.fail(E_CLOSED, NULL, 0, 0)
         return 0
 
     cdef int turn_away(self, refusal) except -1:
