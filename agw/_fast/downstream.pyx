@@ -19,7 +19,7 @@ from posix.unistd cimport close as c_close
 from agw._fast.arena cimport (G_ACCEPT_PAUSED, G_CONNECTIONS, G_CONNECTIONS_TOTAL, G_PARSE_ERRORS, G_RECEIVED_BYTES, G_SENT_BYTES,
                               G_TLS_HANDSHAKE_FAILURES, G_TLS_HANDSHAKES)
 from agw._fast.exchange cimport DONE_LOCALLY, WANT_BUFFER, WANT_GATE, Context, Downlink, Exchange
-from agw._fast.forward cimport (E_BODY_TIMEOUT, E_DRAIN_CUT, E_HEADER_TIMEOUT, E_MALFORMED, E_OVERLOAD, E_PLAIN_HTTP, E_TOO_LARGE,
+from agw._fast.forward cimport (E_BODY_TIMEOUT, E_CLOSED, E_DRAIN_CUT, E_HEADER_TIMEOUT, E_MALFORMED, E_OVERLOAD, E_PLAIN_HTTP, E_TOO_LARGE,
                                 Failure, Out, build_reply, failure, is_hop_field, reason_name)
 from agw._fast.http1 cimport (BODY_DATA, BODY_END, BODY_ERROR, F_EXPECT_CONTINUE, FRAMING_CHUNKED, FRAMING_LENGTH,
                               FRAMING_NONE, M_OTHER, Head, Header, body_feed, body_init, head_free, head_reset,
@@ -648,7 +648,14 @@ cdef class Downstream(Downlink):
             return 0
         if n:
             body = self.bodybuf.p[self.bodybuf.off:self.bodybuf.off + min(n, self.body_limit)]
-        return self.exchange.body_came(body, self.request_complete and n <= self.body_limit)
+        entry = self.exchange.entry
+        try:
+            entry._tell(body, self.request_complete and n <= self.body_limit)
+        except Exception as error:
+            self.ctx.reactor.on_error(error)
+            if entry.open:
+                return self.exchange.fail(E_CLOSED, NULL, 0, 0)
+        return 0
 
     cdef int entered(self) except -1:
         # The request that waited at the gate may go on.

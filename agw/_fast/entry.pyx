@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint64_t
 
-from agw._fast.exchange cimport Exchange
+from agw._fast.exchange cimport X_GATE, Exchange
 from agw._fast.gate cimport Gate, Identity, License
 from agw._fast.methods import METHODS as _methods
 
@@ -59,7 +59,11 @@ cdef class Entry:
             raise RuntimeError("a request that is decided, or whose body is awaited already, is asked for its body")
         self.then = then
         self.body_asked = limit
-        self.exchange.want_body(limit)
+        limit = min(limit, self.exchange.bind.http.max_buffer)
+        if self.exchange.phase == X_GATE:
+            self.exchange.down.collect(limit)
+        else:
+            self.exchange.body_wanted = limit       # we are being asked: whoever asks sees this
 
     def admit(self, Identity who not None, License licence not None, bint lasting):
         if self.state != OPEN:

@@ -150,8 +150,6 @@ cdef class Exchange(Client):
     cdef int pass_in(self, Identity who, License licence) except -1
     cdef bint charge(self, License licence) except -1
     cdef int opened(self, Identity who, License licence) except -1
-    cdef int want_body(self, uint64_t limit) except -1
-    cdef int body_came(self, bytes body, bint whole) except -1
     cdef int turn_away(self, object refusal) except -1
     cdef int choose(self, Head* h, const char* buf) except -1
     cdef list fields(self, Head* h, const char* buf)

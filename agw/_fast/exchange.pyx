@@ -373,25 +373,6 @@ cdef class Exchange(Client):
             self.down.entered()
         return 0
 
-    cdef int want_body(self, uint64_t limit) except -1:
-        # The keeper wants to see the body, as far as `limit` and the listener's bound go.
-        limit = min(limit, self.bind.http.max_buffer)
-        if self.phase == X_GATE:
-            return self.down.collect(limit)
-        self.body_wanted = limit        # it is being asked: whoever asked sees this
-        return 0
-
-    cdef int body_came(self, bytes body, bint whole) except -1:
-        # What the keeper wanted of the body is here. May finish the exchange.
-        entry = self.entry
-        try:
-            entry._tell(body, whole)
-        except Exception as error:
-            self.ctx.reactor.on_error(error)
-            if entry.open:
-                return self.fail(E_CLOSED, NULL, 0, 0)
-        return 0
-
     cdef int turn_away(self, refusal) except -1:
         # Somebody may not enter. `cause` is for the log, `message` for the caller.
         cdef bytes message = refusal.message
