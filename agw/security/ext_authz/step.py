@@ -68,9 +68,9 @@ class ExtAuthz:
 
     def check(self, request: Request, found: Found) -> Verdict | Awaitable[Verdict]:
         """Look at a request; see the contract."""
+        found.lasting = False       # also of what was asked about elsewhere: the next one may come directly
         if request.hopped:
             return None
-        found.lasting = False
         key = b"" if self._cache is None else self._cache.key(request, found)
         if key and self._cache is not None:
             kept = self._cache.get(key)
