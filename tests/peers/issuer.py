@@ -130,6 +130,10 @@ class Issuer:
         self.calls: list[Call] = []
         self.faults: dict[str, str] = {}
         self.answers: dict[str, tuple[int, str, bytes]] = {}
+        self.aliases: dict[str, str] = {}
+        """Further paths of endpoints, as other products have them: {"/certs": "/jwks"}."""
+        self.refuses_resource = False
+        """Is `resource` (RFC 8707) a parameter that must not come?"""
         self.extra_metadata: dict[str, Any] = {}
         self.omit_metadata: set[str] = set()
         self.claimed_issuer = ""
@@ -307,6 +311,7 @@ class Issuer:
                 break
         if self.path and path.endswith(self.path) and path.startswith("/.well-known/"):
             path = path.removesuffix(self.path)  # RFC 8414, 3.1: the issuer's path comes after the well-known one
+        path = self.aliases.get(path, path)
         fault = self.faults.get(path, "")
         if fault == "slow":
             self.holding.release()
@@ -322,6 +327,8 @@ class Issuer:
             self._send(peer, *self.answers[path])
             return
         try:
+            if self.refuses_resource and any(name == "resource" for name, _ in call.query + call.form):
+                raise _Refuse("invalid_target")
             self._route(peer, call, path)
         except _Refuse as refusal:
             answer = json.dumps({"error": refusal.error, "error_description": "told by the test issuer"}).encode()
