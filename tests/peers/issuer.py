@@ -132,6 +132,8 @@ class Issuer:
         self.answers: dict[str, tuple[int, str, bytes]] = {}
         self.aliases: dict[str, str] = {}
         """Further paths of endpoints, as other products have them: {"/certs": "/jwks"}."""
+        self.ends_before: float = 0
+        """Seconds that tokens end earlier than the answers with them say: who accepts them forgives clocks some."""
         self.refuses_resource = False
         """Is `resource` (RFC 8707) a parameter that must not come?"""
         self.extra_metadata: dict[str, Any] = {}
@@ -451,7 +453,7 @@ class Issuer:
     def _answer(self, call: Call, claims: dict[str, Any], scope: str | None, kind: str = "") -> dict[str, Any]:
         if self.decide is not None:
             claims = self.decide(call, claims)
-        lifetime = 300 if self.expires_in is None else self.expires_in
+        lifetime = (300 if self.expires_in is None else self.expires_in) - self.ends_before
         out: dict[str, Any] = {"access_token": self.token(lifetime=lifetime, scope=scope, **claims), "token_type": self.token_type}
         if self.expires_in is not None:
             out["expires_in"] = self.expires_in
