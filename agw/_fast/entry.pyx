@@ -1,8 +1,8 @@
 # See entry.pyi for the manual.
 
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 
-from agw._fast.exchange cimport Exchange
+from agw._fast.exchange cimport X_GATE, Exchange
 from agw._fast.gate cimport Gate, Identity, License
 from agw._fast.methods import METHODS as _methods
 
@@ -35,6 +35,10 @@ cdef class Entry:
     cdef readonly License licence
     cdef readonly object refusal
     cdef readonly object presented
+    cdef readonly bytes body
+    cdef readonly bint whole
+    cdef readonly uint64_t body_asked
+    cdef object then
     cdef public object on_close
 
     def values(self, bytes name not None):
@@ -51,6 +55,17 @@ cdef class Entry:
     @property
     def distinct(self):
         return self.shown is not None
+
+    def read_body(self, uint64_t limit, then not None):
+        if self.state != OPEN or self.then is not None:
+            raise RuntimeError("a request that is decided, or whose body is awaited already, is asked for its body")
+        self.then = then
+        self.body_asked = limit
+        limit = min(limit, self.exchange.bind.http.max_buffer)
+        if self.exchange.phase == X_GATE:
+            self.exchange.down.collect(limit)
+        else:
+            self.exchange.body_wanted = limit       # we are being asked: whoever asks sees this
 
     def admit(self, Identity who not None, License licence not None, bint lasting):
         if self.state != OPEN:
@@ -89,6 +104,7 @@ cdef class Entry:
         self.exchange.entry = None
         self.exchange = None
         self.tls = None
+        self.then = None
 
     # -------------------------------------------------------------------- called by the exchange
 
@@ -106,12 +122,21 @@ cdef class Entry:
             self.release()
         return self.state
 
+    def _tell(self, bytes body, bint whole):
+        self.body = body
+        self.whole = whole
+        then = self.then
+        self.then = None
+        if self.state == OPEN and then is not None:
+            then()
+
     def _finished(self):
         # The exchange ended while we waited: the client left, or a deadline struck.
         if self.state == OPEN:
             self.state = OVER
             self.exchange = None
             self.tls = None
+            self.then = None
             if self.on_close is not None:
                 self.on_close()
         self.on_close = None

@@ -78,6 +78,7 @@ cdef class Downlink(Stream):
     cdef int exchange_done(self, bint broken) except -1
     cdef int resume_reading(self) except -1
     cdef int entered(self) except -1
+    cdef int collect(self, uint64_t limit) except -1
 
 cdef class Exchange(Client):
     cdef Context ctx
@@ -137,6 +138,7 @@ cdef class Exchange(Client):
     cdef object entry               # the Entry, while somebody is asked about it
     cdef object presented           # (header lines, query, cookies): the backend's credentials, or None
     cdef object shower              # the Entry they were made for, where they differ from caller to caller
+    cdef uint64_t body_wanted       # octets of the body the keeper asked for while it was asked itself
     cdef object refused             # the Refusal that ended it: `error` points into it
     cdef bint charged               # the limits of its message are taken already
     cdef list permits               # charges of concurrency limits that end with it

@@ -163,6 +163,9 @@ cdef class Downlink(Stream):
     cdef int entered(self) except -1:
         return 0
 
+    cdef int collect(self, uint64_t limit) except -1:
+        return 0
+
     def __dealloc__(self):
         timer_unlink(&self.deadline)
 
@@ -332,6 +335,7 @@ cdef class Exchange(Client):
             self, asked, gate, self.path[:self.path_len], buf[h.query_off:h.query_off + h.query_len] if h.has_query else None, self.fields(h, buf),
             shown)
         self.entry = entry
+        self.body_wanted = 0
         try:
             state = entry._ask()
         except Exception as error:
