@@ -1,6 +1,6 @@
 # See entry.pyi for the manual.
 
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 
 from agw._fast.exchange cimport Exchange
 from agw._fast.gate cimport Gate, Identity, License
@@ -27,7 +27,9 @@ cdef class Entry:
     cdef readonly tuple labels
     cdef readonly int64_t now
     cdef bytes shown
+    cdef uint64_t generation        # of the gate when it was asked
     cdef object tls
+    cdef bytes passed
     cdef int state
     cdef bint waits
     cdef readonly Identity identity
@@ -40,7 +42,7 @@ cdef class Entry:
 
     @property
     def certificate(self):
-        return self.tls.certificate() if self.tls is not None else None
+        return self.tls.certificate() if self.tls is not None else self.passed
 
     @property
     def open(self):
@@ -56,7 +58,8 @@ cdef class Entry:
         self.state = ADMITTED
         self.identity = who
         self.licence = licence
-        if lasting and self.shown is not None:
+        # What was found out before keys went away lets this request in, and is no news for later ones.
+        if lasting and self.shown is not None and self.generation == self.gate.generation:
             self.gate.remember(who, licence, self.shown)
         if self.waits:
             x = self.exchange
@@ -120,5 +123,7 @@ def make(Exchange x, Gate gate, bytes path, bytes query, list headers, bytes sho
     entry.labels = x.route.labels
     entry.now = x.ctx.reactor.now
     entry.shown = shown
+    entry.generation = gate.generation
     entry.tls = x.down.tls
+    entry.passed = x.down.passed
     return entry
