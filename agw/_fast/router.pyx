@@ -5,7 +5,7 @@
 #   not enter (regexes are the exception: they are tried in order of pattern length, because nothing else can);
 # - precedence: most specific listener hostname, then most specific route hostname, then exact path, then prefix and
 #   regex by length of their text, then method given, number of header matches, number of query matches, file order;
-# - hosts are compared in lower case without port; paths are compared after normalisation, octet by octet.
+# - hosts are compared in lower case without port and final dot; paths are compared after normalisation, octet by octet.
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
@@ -393,6 +393,8 @@ cdef class Router:
             size += 1
             if c == b"]":
                 break
+        if size and host[size - 1] == b".":
+            size -= 1       # `a.example.` is `a.example`, to rules as well
         listener[0] = -1
         v = self.listeners.next_match(host, size, &lstate)
         if v < 0:

@@ -177,10 +177,10 @@ def host_name(text: str) -> str:
 
 
 def hostname_pattern(text: str) -> str:
-    """A name to match Host against: exact or `*.suffix`, lower case; `*` and "" mean any and give ""."""
+    """A name to match Host against: exact or `*.suffix`, lower case, without final dot; `*` and "" mean any and give ""."""
     if text in ("", "*"):
         return ""
-    host = text.lower()
+    host = text.lower().removesuffix(".")
     try:
         host_name(host.removeprefix("*."))
     except ValueError:

@@ -51,7 +51,7 @@ def host_rank(pattern: str, host: str) -> tuple[int, int] | None:
 
 
 def bare_host(authority: str) -> str:
-    return (authority if authority.startswith("[") else authority.partition(":")[0]).partition("]:")[0].lower()
+    return (authority if authority.startswith("[") else authority.partition(":")[0]).partition("]:")[0].lower().removesuffix(".")
 
 
 def ranked(patterns: list[str], host: str) -> list[str]:
