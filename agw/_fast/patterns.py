@@ -48,4 +48,5 @@ def _library() -> tuple[Any, Any]:
     options = re2.Options()
     options.max_mem = MAX_MEMORY
     options.log_errors = False
+    options.encoding = re2.Options.Encoding.LATIN1
     return re2, options
