@@ -208,7 +208,7 @@ def _guarded(call: Callable[..., Any]) -> Callable[..., Any]:
 
     def guarded(*arguments: Any) -> Any:
         try:
-            return call(*arguments)
+            return safe(call(*arguments))
         except ValueError:
             raise
         except Exception as error:
