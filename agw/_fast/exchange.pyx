@@ -203,7 +203,7 @@ cdef class Exchange(Client):
         self.tool = -1
         self.outcome = 0
         self.rpc_code = 0
-        self.noted = None
+        self.noted = self.seen = None
         self.identity = None
         self.refused = None
         self.permits = None
@@ -268,6 +268,8 @@ cdef class Exchange(Client):
         buf_append(&self.meta, buf + h.start, h.method_len)
         buf_append(&self.meta, buf + h.host_off, h.host_len)
         buf_append(&self.meta, self.path, self.path_len)
+        if self.ctx.log.looks:
+            self.seen = [self.fields(h, buf), buf[h.query_off:h.query_off + h.query_len] if h.has_query else None, None, []]
         return 0
 
     cdef int admit(self, Head* h, const char* buf) except -1:
@@ -476,6 +478,8 @@ cdef class Exchange(Client):
             self.id_len = e.id.len
             buf_append(&self.meta, body + e.id.off, e.id.len)
         if self.ctx.log.enabled:
+            if self.seen is not None:
+                self.seen[2] = body[e.params.off:e.params.off + e.params.len]
             self.rpc_len = e.method.len if e.method.len <= 128 else 0
             buf_append(&self.meta, body + e.method.off, self.rpc_len)
             if e.name.len and e.name.len <= 1024:
@@ -956,6 +960,8 @@ cdef class Exchange(Client):
         o.n = 0
         o.cap = SCRATCH_OUT
         o.full = False
+        if self.seen is not None:
+            self.seen[3] = self.fields(h, buf)
         if h.status == 101:
             if not self.wants_upgrade or not h.flags & F_UPGRADE or not h.upgrade_len \
                     or not upgrade_elements(buf[h.upgrade_off:h.upgrade_off + h.upgrade_len]) <= self.upgrade_asked:
@@ -1234,6 +1240,7 @@ cdef class Exchange(Client):
         cdef int64_t took = self.ctx.reactor.now - self.start_ns
         cdef Record r
         cdef bytes endpoint = None
+        cdef bytes added = b""
         cdef Cluster cluster = self.choice.cluster if self.choice is not None else None
         if broken and self.phase == X_RESPONSE and self.client_framing == FRAMING_EOF:
             # A FIN would say that the body is whole.
@@ -1247,7 +1254,10 @@ cdef class Exchange(Client):
             # A request that another worker answered is counted there.
             slot.observe_row(slot.mcp_row(False, self.route.label, cluster.label if cluster is not None else self.service_label, <uint32_t> self.rpc,
                                           <uint32_t> self.tool if self.tool > 0 else 0, <uint32_t> self.outcome), took)
-        if self.ctx.log.enabled:
+        if self.ctx.log.enabled and self.ctx.log.details is not None:
+            added = self.ctx.log.details(self.identity, self)
+        if self.ctx.log.enabled and added is not None:
+            r.added, r.added_len = PyBytes_AS_STRING(added), <uint32_t> PyBytes_GET_SIZE(added)
             r.wall_ns = self.ctx.reactor.wall
             r.duration_ns = took
             r.fields = PyBytes_AS_STRING(self.route.log_fields if self.route is not None else self.bind.log_fields)
@@ -1310,7 +1320,7 @@ cdef class Exchange(Client):
         buf_clear(&self.kept)
         buf_clear(&self.spliced)
         self.served = None
-        self.noted = None
+        self.noted = self.seen = None
         self.identity = None
         self.refused = None
         if self.rhead != NULL:
