@@ -54,8 +54,7 @@ _RESPONSE: Final = (
 _LOG: Final = (
     *(item for item in _RESPONSE if item.name != "response.body"),
     Variable("request.endTime", "timestamp", "time", "log"),
-    Variable("backend.name", "string", "response", "log"),
-    Variable("backend.protocol", "string", "response", "log"),
+    Variable("backend", "map", "response", "log"),
 )
 _PORT: Final = Variable("source.port", "int", "source", "network")
 

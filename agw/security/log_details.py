@@ -108,9 +108,8 @@ def _facts(seen: LogView, who: Identity | None) -> Facts:
             name = name.removeprefix(seen.target + separator)
     mcp = McpFacts(seen.rpc, seen.kind, seen.target, name, seen.name, "", _arguments(seen.params)) if seen.rpc else None
     extra: dict[str, Any] = {"response.code": seen.status, "response.headers": _answer(seen.answer, hidden)}
-    for key, value in (("backend.name", seen.backend), ("backend.protocol", seen.protocol)):
-        if value:
-            extra[key] = value
+    if seen.backend:
+        extra["backend"] = {"name": seen.backend, "protocol": seen.protocol}
     return Facts(_Shown(seen, hidden), who.claims if who is not None else None, mcp, extra=extra, started=seen.started_ns / 1e9)
 
 

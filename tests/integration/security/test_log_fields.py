@@ -31,7 +31,8 @@ def test_fields_of_identity_request_and_answer() -> None:
     log = {
         "add": {
             "user.id": "apiKey.user", "user.team": "apiKey.team", "agent": 'request.headers["user-agent"]', "credential": 'request.headers["authorization"]',
-            "query": "request.pathAndQuery", "failed": "response.code >= 400", "type": 'response.headers["content-type"]', "where": "backend.protocol",
+            "query": "request.pathAndQuery", "failed": "response.code >= 400", "type": 'response.headers["content-type"]', "to": "backend",
+            "where": "backend.protocol",
             "broken": 'int(request.headers["user-agent"])', "tool": "mcp.tool.name", "http.host": '"mine"',
         },
         "remove": ["src.addr", "endpoint", "time"],
@@ -44,6 +45,7 @@ def test_fields_of_identity_request_and_answer() -> None:
         known, nobody, refused = lines(gateway)
         assert (known["user.id"], known["user.team"], known["agent"]) == ("kim", {"id": 7}, "curl")
         assert (known["credential"], known["query"], known["failed"], known["where"]) == ("<redacted>", "/a?x=1", False, "http")
+        assert known["to"]["protocol"] == "http" and known["to"]["name"]
         assert "key-of-kim" not in json.dumps(known)
         assert known["http.host"] == "mine" and "time" in known
         assert not {"src.addr", "endpoint", "broken", "tool"} & known.keys()
