@@ -392,6 +392,7 @@ class ProcessPlan(Frozen, frozen=True, omit_defaults=True):
     readiness_address: str = "0.0.0.0:15021"
     drain_ns: int = 30_000_000_000
     heartbeat_timeout_ns: int = 5_000_000_000
+    watch_ns: int = 5_000_000_000
     backlog: int = 2048
     log_level: str = "info"
     metrics_prefix: str = "agw"
