@@ -15,11 +15,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import conformance
+import guard
 from processes import Gateway, Process, Target, free_port, http_target, sse_target, stdio_target
 from run import HERE, MODULES, NODE, PYTHONS, ROOT
 
@@ -71,6 +72,8 @@ class Leg:
     wires: tuple[str, ...] = ALL
     quick: tuple[str, ...] = ()
     quick_workers: int = 2
+    guarded: bool = False
+    """Is the gateway an OAuth resource server, and the suite's requests carry a token (guard.py)?"""
 
 
 LEGS = [
@@ -95,6 +98,8 @@ LEGS = [
         "the same in another order",
         lambda of: [of.http("--share", f"{part}/3", "--era", era) for part, era in enumerate(("modern", "both", "legacy"), 1)],
     ),
+    Leg("g-guarded", "one target, a token and rules for every message", lambda of: [of.http()], quick=("wire-2026",), guarded=True),
+    Leg("g-guarded-two", "the fixture dealt out to two servers, the same", lambda of: [of.http("--share", f"{part}/2") for part in (1, 2)], guarded=True),
 ]
 
 
@@ -115,12 +120,13 @@ def expected(leg: str, wire: str) -> dict[str, bool]:
 
 
 @contextmanager
-def serving(leg: Leg, agw: Path, workers: int, wrong: list[str]) -> Iterator[Gateway]:
+def serving(leg: Leg, agw: Path, workers: int, wrong: list[str]) -> Iterator[Gateway | guard.Guarded]:
     """The servers of a leg and the gateway before them."""
     name = f"{leg.name}-{workers}"
     with ExitStack() as stack:
         targets = leg.targets(Fixtures(stack, name))
-        gateway = stack.enter_context(Gateway(f"{name}-agw", agw, targets, LOGS, workers, prefixMode="never"))
+        front: Callable[..., AbstractContextManager[Gateway | guard.Guarded]] = guard.guarded if leg.guarded else Gateway
+        gateway = stack.enter_context(front(f"{name}-agw", agw, targets, LOGS, workers, prefixMode="never"))
         yield gateway
         if (code := gateway.stop()) != 0:
             wrong.append(f"{gateway.name} exited with {code}")
@@ -178,6 +184,12 @@ def main() -> int:
                 with serving(leg, options.agw, workers, wrong) as gateway:
                     for name in chosen:
                         different += compare(leg, wires[name], workers, direct[name], gateway.url)
+    if options.only in "authorization":
+        found = guard.authorization(options.agw, NODE, MODULES, LOGS)
+        failed = [f"authorization: {scenario} / {check}: {status} ({text})" for (scenario, check), each in found.items() for status, text in each
+                  if status not in ("SUCCESS", "WARNING")]
+        print(f"  {'authorization':15} 1  {'all':14} {conformance.summary(found):60} {'passed' if not failed else f'{len(failed)} FAILURES'}", flush=True)
+        wrong += failed
     print()
     for line in (*different, *wrong):
         print(line)
