@@ -673,6 +673,9 @@ cdef class Downstream(Downlink):
         self.consuming = True
         try:
             want = x.choose(h, buf)
+            if want == WANT_GATE:
+                self.gated = True
+                return 0
             if self.collected:
                 used = 0
                 self.go_on_collected(want)
