@@ -5,7 +5,7 @@
 # - the common case copies nothing: head and body are read where recv() put them;
 # - after a framing error: one answer, then the connection ends, and not one further octet is parsed;
 # - a connection through a unix socket is another worker's (see agw.worker.hop): the kernel says so, not the request, and
-#   only there `agw-hop` and `agw-peer` mean anything;
+#   only there `agw-hop`, `agw-peer` and `agw-certificate` mean anything;
 # - every wait has a timer: handshake, first octet, head, body progress, write progress, idle, linger.
 
 from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, errno
@@ -22,12 +22,15 @@ from agw._fast.exchange cimport DONE_LOCALLY, WANT_BUFFER, WANT_GATE, Context, D
 from agw._fast.forward cimport (E_BODY_TIMEOUT, E_CLOSED, E_DRAIN_CUT, E_HEADER_TIMEOUT, E_MALFORMED, E_OVERLOAD, E_PLAIN_HTTP, E_TOO_LARGE,
                                 Failure, Out, build_reply, failure, is_hop_field, reason_name)
 from agw._fast.http1 cimport (BODY_DATA, BODY_END, BODY_ERROR, F_EXPECT_CONTINUE, FRAMING_CHUNKED, FRAMING_LENGTH,
-                              FRAMING_NONE, M_OTHER, Head, Header, body_feed, body_init, head_free, head_reset,
+                              FRAMING_NONE, M_OTHER, CLimits, Head, Header, body_feed, body_init, head_free, head_reset,
                               request_head_feed)
 from agw._fast.policy cimport Bind, Http
 from agw._fast.reactor cimport EV_ERR, EV_HUP, EV_IN, EV_OUT, EV_RDHUP, SCRATCH_IN, Handler, Timer
 from agw._fast.stream cimport buf_append, buf_clear, buf_consume, buf_free
 from agw._fast.tls cimport T_BROKEN, T_CLOSED, T_OPEN, T_PLAIN
+
+from base64 import b64decode
+from hashlib import sha256
 
 from agw._fast.process import refuse_new_connections
 
@@ -513,17 +516,19 @@ cdef class Downstream(Downlink):
         cdef Head* h
         cdef int r
         cdef Http http = self.bind.http
+        cdef const CLimits* limits
         self.consuming = True
         try:
             while used < n:
                 if self.state == S_HEAD:
                     http = self.bind.http
+                    limits = &http.hop_limits if self.from_worker else &http.limits
                     if self.head != NULL:
                         h = self.head
                     else:
                         h = &self.ctx.request_head
                         head_reset(h)
-                    r = request_head_feed(h, p + used, <uint32_t> min(n - used, <size_t> http.limits.max_head + 2), &http.limits)
+                    r = request_head_feed(h, p + used, <uint32_t> min(n - used, <size_t> limits.max_head + 2), limits)
                     if r == 0:
                         if self.head == NULL:
                             self.head = self.ctx.detach_head(h)
@@ -791,6 +796,7 @@ cdef class Downstream(Downlink):
         cdef uint32_t i
         cdef Header* f
         self.hop = self.secure = False
+        self.passed = None
         memcpy(self.peer, b"unix", 4)
         self.peer_len = self.peer_ip_len = 4
         for i in range(h.nheaders):
@@ -800,9 +806,17 @@ cdef class Downstream(Downlink):
             if f.name_len == 7:
                 self.secure = f.value_len == 1 and buf[f.value_off] == b"2"
                 self.hop = self.secure or (f.value_len == 1 and buf[f.value_off] == b"1")
+            elif f.name_len == 15:
+                try:
+                    self.passed = b64decode(buf[f.value_off:f.value_off + f.value_len], validate=True) or None
+                except ValueError:
+                    continue        # no worker wrote that: it is nobody's
             elif 0 < f.value_len <= sizeof(self.peer):
                 memcpy(self.peer, buf + f.value_off, f.value_len)
                 self.peer_len = self.peer_ip_len = f.value_len
+        # Some policies were asked by the worker that passed it on, and only there. What is admitted that way is remembered apart: it says
+        # nothing about a client who comes directly.
+        self.mark = (b"hop" if self.hop else b"") + (b"" if self.passed is None else sha256(self.passed).digest())
         return 0
 
     cdef int64_t idle_time(self) noexcept:

@@ -54,7 +54,7 @@ class Entry:
         """The reactor's clock when it came, ns."""
     @property
     def certificate(self) -> bytes | None:
-        """The client's verified certificate, DER."""
+        """The client's verified certificate, DER; of a request that another worker passed on, what that worker saw."""
     @property
     def open(self) -> bool:
         """Is it undecided, and the client there?"""

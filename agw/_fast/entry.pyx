@@ -28,7 +28,9 @@ cdef class Entry:
     cdef readonly tuple labels
     cdef readonly int64_t now
     cdef bytes shown
+    cdef uint64_t generation        # of the gate when it was asked
     cdef object tls
+    cdef bytes passed
     cdef int state
     cdef bint waits
     cdef readonly Identity identity
@@ -46,7 +48,7 @@ cdef class Entry:
 
     @property
     def certificate(self):
-        return self.tls.certificate() if self.tls is not None else None
+        return self.tls.certificate() if self.tls is not None else self.passed
 
     @property
     def open(self):
@@ -73,7 +75,8 @@ cdef class Entry:
         self.state = ADMITTED
         self.identity = who
         self.licence = licence
-        if lasting and self.shown is not None:
+        # What was found out before keys went away lets this request in, and is no news for later ones.
+        if lasting and self.shown is not None and self.generation == self.gate.generation:
             self.gate.remember(who, licence, self.shown)
         if self.waits:
             x = self.exchange
@@ -159,5 +162,7 @@ def make(Exchange x, object asked, Gate gate, bytes path, bytes query, list head
     entry.labels = x.route.labels
     entry.now = x.ctx.reactor.now
     entry.shown = shown
+    entry.generation = gate.generation
     entry.tls = x.down.tls
+    entry.passed = x.down.passed
     return entry

@@ -62,7 +62,8 @@ cdef class Downlink(Stream):
     cdef Exchange exchange
     cdef Timer deadline             # the exchange's total time
     cdef Identity known             # whom the last request was from
-    cdef bytes mark                 # digest of the client's certificate, b"" without one; None: not looked for yet
+    cdef bytes mark                 # what a decision depends on besides the head: a digest of the client's certificate, `hop`; None: not looked for yet
+    cdef bytes passed               # the client's certificate (DER), as the worker that passed the request on saw it; or None
     cdef char peer[72]
     cdef uint32_t peer_len
     cdef uint32_t peer_ip_len

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from agw._fast.downstream import Acceptor
 from agw._fast.entry import Entry
 from agw._fast.gate import Gate, Identity, License
+from agw._fast.policy import Bind
 from agw.runtime.compile import compile_plan
 from agw.runtime.plan import BackendRef, BindPlan, ClusterPlan, HttpPlan, ListenerPlan, MatchPlan, Plan, PolicyPlan, RoutePlan
 from agw.runtime.plan_security import JwtPlan, JwtProviderPlan
@@ -23,7 +24,6 @@ from agw.worker.resolver import literal
 from tests.kits.plane import Plane, run
 from tests.peers.upstream import Peer, Upstream
 
-POLICIES = PolicyPlan(jwt=JwtPlan([JwtProviderPlan("i")]))
 NO = Refusal(401, 6, b"who are you", "no \"credential\"", b"WWW-Authenticate: Bearer\r\n")
 
 
@@ -48,33 +48,44 @@ def admit(entry: Entry, lasting: bool = True, **more: Any) -> None:
 class Door:
     """A listener of the data plane with one route, and raw clients to it."""
 
-    def __init__(self, plane: Plane, upstream: Upstream, do: Callable[[Entry], object], **more: Any) -> None:
-        """`more`: `http`, a HttpPlan, and fields of the cluster's plan."""
-        host, _, port = upstream.host.rpartition(":")
-        plan = Plan(
-            binds=[BindPlan("b", 0, "127.0.0.1", [ListenerPlan("l", "g", "", [0])])],
-            routes=[RoutePlan("r", "", [], [MatchPlan()], [BackendRef(0)], POLICIES)],
-            http=more.pop("http", HttpPlan()),
-            clusters=[ClusterPlan("c", host=host, port=int(port), authority=upstream.host, **more)],
-        )
-        snapshot = compile_plan(plan, 1, LabelIndex(Labels()))
-        (bind,) = snapshot.binds.values()
-        (cluster,) = snapshot.clusters.values()
-        cluster.attach(plane.reactor)
-        endpoint = literal(plan.clusters[0])
-        assert endpoint is not None
-        cluster.set_endpoints([endpoint])
-        plane.clusters.append(cluster)
-        gate = bind.matches[0].route.gate
-        assert gate is not None
-        self.gate: Gate = gate
-        self.keeper = gate.keeper = Keeper(do)
+    def __init__(
+        self, plane: Plane, upstream: Upstream, do: Callable[[Entry], object], others: Sequence[RoutePlan] = (), *, http: HttpPlan | None = None, **more: Any
+    ) -> None:
+        """`others`: further routes; `more`: fields of the cluster's plan."""
+        self.plane = plane
+        self.upstream = upstream
+        self._http = http or HttpPlan()
+        self._more = more
+        bind = self.compile(others)
+        self.gate: Gate = self.gates[0]
+        self.keeper = self.gate.keeper = Keeper(do)
         plane.context.adopt(bind.http)
         listener = socket.create_server(("127.0.0.1", 0))
         listener.setblocking(False)
         self.port: int = listener.getsockname()[1]
         self.acceptor = Acceptor(plane.context, listener.detach(), bind)
         self.acceptor.start()
+
+    def compile(self, others: Sequence[RoutePlan], issuer: str = "i") -> Bind:
+        """A configuration whose first route asks for tokens of `issuer`; `gates` are those of its routes."""
+        host, _, port = self.upstream.host.rpartition(":")
+        first = RoutePlan("r", "", [], [MatchPlan()], [BackendRef(0)], PolicyPlan(jwt=JwtPlan([JwtProviderPlan(issuer)])))
+        plan = Plan(
+            binds=[BindPlan("b", 0, "127.0.0.1", [ListenerPlan("l", "g", "", list(range(1 + len(others))))])],
+            routes=[first, *others],
+            http=self._http,
+            clusters=[ClusterPlan("c", host=host, port=int(port), authority=self.upstream.host, **self._more)],
+        )
+        snapshot = compile_plan(plan, 1, LabelIndex(Labels()))
+        (bind,) = snapshot.binds.values()
+        (cluster,) = snapshot.clusters.values()
+        cluster.attach(self.plane.reactor)
+        endpoint = literal(plan.clusters[0])
+        assert endpoint is not None
+        cluster.set_endpoints([endpoint])
+        self.plane.clusters.append(cluster)
+        self.gates = list(snapshot.gates.values())
+        return bind
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection("127.0.0.1", self.port)

@@ -12,7 +12,8 @@ The body of the few requests that are answered here is in `found.body` when `che
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from functools import partial
 from typing import Any
 
 from agw.runtime.plan_security import McpAuthPlan
@@ -28,6 +29,26 @@ _PREFLIGHT = (
     b"Access-Control-Allow-Methods: GET, POST, OPTIONS\r\nAccess-Control-Allow-Headers: authorization, content-type, mcp-protocol-version\r\n"
     b"Access-Control-Max-Age: 600\r\n"
 )
+
+
+class _Later:
+    """A verdict that is waited for, and what is made of it. Await it, or close it: a coroutine would keep the other one from being closed."""
+
+    __slots__ = ("_then", "_verdict")
+
+    def __init__(self, verdict: Awaitable[Verdict], then: Callable[[Verdict], Verdict]) -> None:
+        self._verdict = verdict
+        self._then = then
+
+    def __await__(self) -> Generator[Any, None, Verdict]:
+        """The verdict."""
+        return self._then((yield from self._verdict.__await__()))
+
+    def close(self) -> None:
+        """Nobody waits for it."""
+        close: Any = getattr(self._verdict, "close", None)
+        if close is not None:
+            close()
 
 
 class McpAuthStep:
@@ -70,13 +91,11 @@ class McpAuthStep:
             return self._public(request, found, place)
         verdict = self._inner.check(request, found)
         if inspect.isawaitable(verdict):
-            return self._later(request, found, verdict)
-        return self._judged(request, found, verdict)
+            return _Later(verdict, partial(self.judged, request, found))
+        return self.judged(request, found, verdict)
 
-    async def _later(self, request: Request, found: Found, verdict: Awaitable[Verdict]) -> Verdict:
-        return self._judged(request, found, await verdict)
-
-    def _judged(self, request: Request, found: Found, verdict: Verdict) -> Verdict:
+    def judged(self, request: Request, found: Found, verdict: Verdict) -> Verdict:
+        """What becomes of the token's verdict at this endpoint."""
         if verdict is not None:
             if verdict.status != 401:
                 return verdict

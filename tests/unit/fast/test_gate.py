@@ -9,7 +9,9 @@ import pytest
 
 from agw._fast.gate import Gate, Identity, License
 from agw._fast.policy import HeaderEdits
-from tests.kits.door import NO, Door, admit, answer, behind, request
+from agw.runtime.plan import BackendRef, MatchPlan, PolicyPlan, RoutePlan
+from agw.runtime.plan_security import JwtPlan, JwtProviderPlan
+from tests.kits.door import NO, Door, Keeper, admit, answer, behind, request
 from tests.kits.plane import Plane, run
 from tests.peers.upstream import Peer, Upstream
 
@@ -181,6 +183,49 @@ def test_an_identity_may_change_the_request() -> None:
         writer.close()
 
     behind(lambda entry: admit(entry, edits=edits), body)
+
+
+def test_the_same_octets_are_a_stranger_at_another_gate() -> None:
+    """One connection, two routes with policies of their own: what the first one found out about a token is nothing to the second."""
+    with Upstream(Peer.serve) as upstream:
+
+        async def body(plane: Plane) -> None:
+            other = PolicyPlan(jwt=JwtPlan([JwtProviderPlan("j")]))
+            door = Door(plane, upstream, admit, [RoutePlan("other", "", [], [MatchPlan("prefix", "/other")], [BackendRef(0)], other)])
+            second = door.gates[1]
+            second.keeper = keeper = Keeper(lambda entry: entry.refuse(NO))
+            reader, writer = await door.connect()
+            for path, status in (("/", 200), ("/", 200), ("/other", 401), ("/", 200), ("/other", 401)):
+                writer.write(request(path))
+                assert (await answer(reader))[0] == status
+            assert (len(door.keeper.asked), len(keeper.asked)) == (1, 2)
+            assert door.gate.generation != second.generation
+            # Nor does the gate that a reload puts in a gate's place know anybody, though the connection stays.
+            door.acceptor.switch(door.compile([], "k"))
+            door.gates[0].keeper = Keeper(lambda entry: entry.refuse(NO))
+            writer.write(request("/"))
+            assert (await answer(reader))[0] == 401
+            assert len(upstream.requests) == 3
+            writer.close()
+            door.close()
+
+        run(body)
+
+
+def test_what_was_found_out_before_keys_went_away_is_not_remembered() -> None:
+    async def body(plane: Plane, door: Door, upstream: Upstream) -> None:
+        reader, writer = await door.connect()
+        for number in (1, 2):
+            writer.write(request())
+            await plane.until(lambda n=number: len(door.keeper.asked) == n, "the question")  # type: ignore[misc]
+            if number == 1:
+                door.gate.forget_all()
+            admit(door.keeper.asked[-1])
+            assert (await answer(reader))[0] == 200
+        assert len(door.gate) == 1, "only the second one"
+        writer.close()
+
+    behind(lambda entry: None, body)
 
 
 def test_the_cache_is_bounded() -> None:
