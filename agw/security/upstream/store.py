@@ -55,13 +55,17 @@ class StoreError(Exception):
 
 
 class Grant(msgspec.Struct, frozen=True):
-    """Tokens of one user for one resource. `expires` is in seconds of time.time(), 0 when it was not said."""
+    """Tokens of one user for one resource. `expires` is in seconds of time.time(), 0 when it was not said.
+
+    `client_auth` is how the client proves itself (`ClientAuthPlan.method`), "" for the configured one, whose secret is not kept.
+    """
 
     issuer: str
     resource: str
     token_endpoint: str
     client_id: str
     client_secret: str
+    client_auth: str
     access_token: str
     refresh_token: str = ""
     expires: float = 0.0
