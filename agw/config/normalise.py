@@ -35,6 +35,7 @@ from agw.config.policies import NO_POLICIES, PolicySet, Targeted, convert, inher
 from agw.config.problem import Path
 from agw.config.process import access_log_plan, cluster_defaults, http_plan, process_plan
 from agw.config.rules import network_rules
+from agw.config.user_grants import add_pages
 from agw.runtime.plan import BackendRef, MatchPlan, NamedPattern, Pattern, Plan, RoutePlan
 
 _ROOT_KEY: MatchKey = ("prefix", "/", "", (), ())
@@ -73,6 +74,7 @@ class _PlanBuilder:
                 self._route(bind_route, index, (*listener.path, "routes", index), [listener], names)
         if config.mcp is not None:
             self._mcp(config.mcp)
+        add_pages(self.context, self.routes, [listener for port in self.listeners.ports for listener in port.listeners], self.backends.mcp)
         self.targeted.report_unused(self.listeners.gateway_labels, self.route_names, self.backends.names)
         process = process_plan(self.context, config)
         for address, key in (

@@ -67,7 +67,7 @@ class GrantSource:
         if running is None:
             # A task of its own: who asked first may go away before the others have their answer.
             running = self._running[user] = self._host.spawn(self._current(user))
-            running.add_done_callback(lambda done: done.cancelled() or done.exception())
+            running.add_done_callback(lambda done: self._ended(user, done))
         return await asyncio.shield(running)
 
     def invalidate(self, identity: Identity | None, request: Request | None = None) -> None:
@@ -102,6 +102,11 @@ class GrantSource:
         finally:
             self._waiting -= 1
 
+    def _ended(self, user: bytes, done: asyncio.Future[Presented]) -> None:
+        self._running.pop(user, None)
+        # Whoever waits for it has its error; often nobody does any more.
+        _ = done.cancelled() or done.exception()
+
     async def _has(self, user: bytes) -> bool:
         try:
             await self._current(user)
@@ -112,16 +117,15 @@ class GrantSource:
         return True
 
     async def _current(self, user: bytes) -> Presented:
+        void = self._void.get(user)
         try:
-            grant = await self._grants.current(user, self._refused.get(user) or b"")
+            grant = await self._grants.current(user, b"" if void is not None else self._refused.get(user) or b"")
         except CredentialError as error:
             if error.kind == "unreachable":
                 self._failed.put(user, str(error), FAILED_S)
             raise
-        finally:
-            self._running.pop(user, None)
         token = grant.access_token.encode("ascii")
-        if self._void.get(user) == hashlib.sha256(token).digest():
+        if void == hashlib.sha256(token).digest():
             raise self._grants.consent(user, "the upstream refuses the user's token, refreshed or not")
         self._kept.put(user, token, min(KEPT_S, grant.expires - EARLY_S - time.time()))
         return self._place(token)

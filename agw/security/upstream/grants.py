@@ -223,17 +223,22 @@ class UserGrants:
             return ClientAuthPlan("none", self.plan.redirect_uri)
         client = self._registered.get(server.issuer)
         if client is None:
-            # Registrations are kept beside grants, under the user nobody is.
-            async with self._locked(server):
-                kept = await self._stored(self.store.get(b"", server.issuer, self.plan.redirect_uri))
-                if kept is None:
-                    kept = await self._register(server)
-                    await self._stored(self.store.put(b"", kept))
-            client = self._registered[server.issuer] = _client_of(kept)
+            try:
+                client = await self._registered_at(server)
+            except StoreError as error:
+                raise CredentialError("unreachable", f"{WHAT}: {error}") from None
+            self._registered[server.issuer] = client
         return client
 
-    def _locked(self, server: Server) -> Any:
-        return self.store.lock(b"", server.issuer, self.plan.redirect_uri)
+    async def _registered_at(self, server: Server) -> ClientAuthPlan:
+        # Registrations are kept beside grants, under the user nobody is: once for all workers.
+        store, page = self.store, self.plan.redirect_uri
+        async with store.lock(b"", server.issuer, page):
+            kept = await store.get(b"", server.issuer, page)
+            if kept is None:
+                kept = await self._register(server)
+                await store.put(b"", kept)
+        return _client_of(kept)
 
     async def _register(self, server: Server) -> Grant:
         if not server.registration_endpoint:
