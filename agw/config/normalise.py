@@ -9,6 +9,7 @@ What happens where:
 - the `mcp` block serves exactly `/mcp` and, for clients of 2024-11-05, `/sse`, and `/mcp/<name>` for each of its virtual
   servers;
 - routes with `mcpAuthentication` match the well-known paths of their endpoints as well (`agw.config.mcp_auth`);
+- pages where users grant access are routes of their own (`agw.config.grant_pages`);
 - `urlRewrite.authority` that is not given stays `unset`: the data plane then sends the cluster's authority.
 
 Problems are recorded, never raised; a plan built with problems must not be used.
@@ -24,6 +25,7 @@ from agw.config import values
 from agw.config.backends import Backends
 from agw.config.check import Context, MatchKey, Names, Ports, hostnames_meet
 from agw.config.clusters import Clusters
+from agw.config.grant_pages import add_pages
 from agw.config.limits import rate_store
 from agw.config.listeners import DEFAULT, Listener, Listeners
 from agw.config.mcp_auth import with_well_known
@@ -35,7 +37,6 @@ from agw.config.policies import NO_POLICIES, PolicySet, Targeted, convert, inher
 from agw.config.problem import Path
 from agw.config.process import access_log_plan, cluster_defaults, http_plan, process_plan
 from agw.config.rules import network_rules
-from agw.config.user_grants import add_pages
 from agw.runtime.plan import BackendRef, MatchPlan, NamedPattern, Pattern, Plan, RoutePlan
 
 _ROOT_KEY: MatchKey = ("prefix", "/", "", (), ())

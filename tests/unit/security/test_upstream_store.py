@@ -15,7 +15,7 @@ from agw.security.upstream import store as module
 from agw.security.upstream.store import Grant, GrantStore, StoreError, grant_name
 
 OLD, NEW = bytes(range(32)), bytes(range(1, 33))
-GRANT = Grant("https://as.example", "https://api.example/mcp", "https://as.example/token", "agw", "", "access-1", "refresh-1", 1e10, "read")
+GRANT = Grant("https://as.example", "https://api.example/mcp", "https://as.example/token", "agw", "s3cret", "basic", "access-1", "refresh-1", 1e10, "read")
 KEY = (GRANT.issuer, GRANT.resource)
 
 
