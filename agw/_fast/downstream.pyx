@@ -613,6 +613,9 @@ cdef class Downstream(Downlink):
         self.consuming = True
         try:
             want = x.choose(h, buf)
+            if want == WANT_GATE:
+                self.gated = True
+                return 0
             used = self.go_on(want, h, buf, rest, self.inbuf.len)
         finally:
             self.consuming = False

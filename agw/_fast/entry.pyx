@@ -15,7 +15,8 @@ cdef enum:
 
 cdef class Entry:
     cdef Exchange exchange          # while it waits, or is asked
-    cdef readonly Gate gate
+    cdef readonly Gate gate         # None when it is a backend that must be presented something
+    cdef object asked               # who decides: has enter(entry)
     cdef readonly str method
     cdef readonly bytes path
     cdef readonly bytes query
@@ -33,6 +34,7 @@ cdef class Entry:
     cdef readonly Identity identity
     cdef readonly License licence
     cdef readonly object refusal
+    cdef readonly object presented
     cdef public object on_close
 
     def values(self, bytes name not None):
@@ -73,6 +75,16 @@ cdef class Entry:
             self.release()
             (<Exchange> x).turn_away(refusal)
 
+    def present(self, presented not None):
+        if self.state != OPEN:
+            return
+        self.state = ADMITTED
+        self.presented = presented
+        if self.waits:
+            x = self.exchange
+            self.release()
+            (<Exchange> x).armed(presented)
+
     cdef release(self):
         self.exchange.entry = None
         self.exchange = None
@@ -81,9 +93,9 @@ cdef class Entry:
     # -------------------------------------------------------------------- called by the exchange
 
     def _ask(self):
-        # 0: it waits, 1: admitted, 2: refused. Exceptions of the keeper are the exchange's to handle.
+        # 0: it waits, 1: admitted or presented something, 2: refused. Exceptions of the keeper are the exchange's to handle.
         try:
-            self.gate.keeper.enter(self)
+            self.asked.enter(self)
         except BaseException:
             self.state = OVER
             self.release()
@@ -105,10 +117,12 @@ cdef class Entry:
         self.on_close = None
 
 
-def make(Exchange x, Gate gate, bytes path, bytes query, list headers, bytes shown):
+def make(Exchange x, object asked, Gate gate, bytes path, bytes query, list headers, bytes shown):
     cdef Entry entry = Entry.__new__(Entry)
     entry.exchange = x
+    entry.asked = asked
     entry.gate = gate
+    entry.identity = x.identity
     entry.method = _methods[x.method]
     entry.path = path
     entry.query = query

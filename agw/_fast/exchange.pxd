@@ -134,7 +134,9 @@ cdef class Exchange(Client):
     cdef int outcome                # what the answer is to the counters (outcome.pxd)
     cdef int32_t rpc_code           # its JSON-RPC error code, or 0
     cdef Identity identity          # whom it is from, when the route has a gate
-    cdef object entry               # the Entry, while its keeper is asked
+    cdef object entry               # the Entry, while somebody is asked about it
+    cdef object presented           # (header lines, query, cookies): the backend's credentials, or None
+    cdef object shower              # the Entry they were made for, where they differ from caller to caller
     cdef object refused             # the Refusal that ended it: `error` points into it
     cdef bint charged               # the limits of its message are taken already
     cdef list permits               # charges of concurrency limits that end with it
@@ -148,6 +150,9 @@ cdef class Exchange(Client):
     cdef int pass_in(self, Identity who, License licence) except -1
     cdef bint charge(self, License licence) except -1
     cdef int opened(self, Identity who, License licence) except -1
+    cdef int armed(self, object presented) except -1
+    cdef int ask(self, object asked, Gate gate, Head* h, const char* buf, bytes shown) except -1
+    cdef int proceed(self, Head* h, const char* buf) except -1
     cdef int turn_away(self, object refusal) except -1
     cdef int choose(self, Head* h, const char* buf) except -1
     cdef list fields(self, Head* h, const char* buf)

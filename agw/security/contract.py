@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Headers = list[tuple[bytes, bytes]]
 """Names in lower case, wire order."""
 
-JWT_AUTH, OIDC, BASIC_AUTH, API_KEY_AUTH, EXT_AUTH, AUTHORIZATION, RATE_LIMIT = 6, 7, 8, 9, 10, 11, 14
+INTERNAL, JWT_AUTH, OIDC, BASIC_AUTH, API_KEY_AUTH, EXT_AUTH, AUTHORIZATION, RATE_LIMIT, UPSTREAM = 4, 6, 7, 8, 9, 10, 11, 14, 17
 """Indexes of `_fast.forward.REASONS`."""
 
 

@@ -31,9 +31,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_MISNAMED = 64
-SAID = {"allowed": "ok", "denied": "refused", "bad": "refused", "unavailable": "error", "unusable": "error", "admitted": "ok", "skipped": "ignored"}
+SAID = {"allowed": "ok", "denied": "refused", "bad": "refused", "unavailable": "error", "unusable": "error", "admitted": "ok", "skipped": "ignored",
+        "unreachable": "error", "consent": "missing"}
 """How policies call what the metric has one word for."""
-NAMED = {"mcpAuthentication": "mcp", "networkAuthorization": "network", "remoteRateLimit": "remoteLimit"}
+NAMED = {"mcpAuthentication": "mcp", "networkAuthorization": "network", "remoteRateLimit": "remoteLimit",
+         "oauthClientCredentials": "credentials", "oauthTokenExchange": "credentials", "crossAppAccess": "credentials", "jwtSign": "credentials"}
 """Policies by the names they have in a configuration, where the metric has a shorter one."""
 
 
@@ -44,6 +46,7 @@ class WorkerSecurity:
         self.documents = DocumentTable(ask, kept)
         self.outside = OutsideCaller(context)
         self._context = context
+        self._process = ProcessPlan()
         self._store: tuple[tuple[str, ...], GrantStore] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._misnamed: set[tuple[str, str]] = set()
@@ -51,12 +54,15 @@ class WorkerSecurity:
     def attach(self, snapshot: Snapshot) -> SecurityHost:
         """What the gates of a new snapshot get. Call it before the snapshot's first request."""
         self.documents.attach(document.url for document in snapshot.plan.documents)
-        return Lent(self, ClusterCaller(self._context, snapshot.by_index), snapshot.plan.process)
+        self._process = snapshot.plan.process
+        return Lent(self, ClusterCaller(self._context, snapshot.by_index))
 
-    def grants(self, process: ProcessPlan) -> GrantStore:
-        """The store of users' grants, opened when the first policy wants it. Errors: StoreError."""
+    @property
+    def grants(self) -> GrantStore:
+        """The store of users' grants, opened when the first policy wants it, under the newest keys. Errors: StoreError."""
         from agw.security.upstream.store import GrantStore, StoreError  # cryptography: only plans with grants pay for it
 
+        process = self._process
         identity = (process.grant_directory, *process.session_keys)
         if self._store is None or self._store[0] != identity:
             if not process.grant_directory or not process.session_keys:
@@ -105,17 +111,16 @@ class WorkerSecurity:
 class Lent:
     """Of one snapshot. Implements `agw.security.contract.SecurityHost`."""
 
-    def __init__(self, worker: WorkerSecurity, caller: ClusterCaller, process: ProcessPlan) -> None:
+    def __init__(self, worker: WorkerSecurity, caller: ClusterCaller) -> None:
         self.documents = worker.documents
         self.caller = caller
         self.outside = worker.outside
-        self._process = process
         self._worker = worker
 
     @property
     def grants(self) -> GrantStore:
         """See SecurityHost."""
-        return self._worker.grants(self._process)
+        return self._worker.grants
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """See SecurityHost."""

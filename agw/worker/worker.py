@@ -310,7 +310,7 @@ class Worker:
             self.retired.append(acceptor)
 
     def _equip(self, snapshot: Snapshot) -> None:
-        """Give the gates of a snapshot what they ask; nothing of it has been requested yet."""
+        """Give the gates and credentials of a snapshot whom they ask; nothing of it has been requested yet."""
         self.context.admits = None if snapshot.plan.network_rules is None else self.security.network(snapshot.plan.network_rules)
         new = [gate for gate in snapshot.gates.values() if gate.keeper is None]
         host = self.security.attach(snapshot)
@@ -319,6 +319,12 @@ class Worker:
 
             for gate in new:
                 gate.keeper = Keeper(gate, gate.plan, host, self._limits_for(snapshot))
+        unattached = [auth for auth in snapshot.auths.values() if auth.presenting is None]
+        if unattached:
+            from agw.security.upstream.presenting import Presenting
+
+            for auth in unattached:
+                auth.presenting = Presenting(auth.plan, host)
         if self._books is not None:
             self._books.keep_only(limit for gate in snapshot.gates.values() for limit in gate.plan.limits)
 

@@ -25,7 +25,7 @@ from agw.security.contract import Request, SecurityHost
 
 if TYPE_CHECKING:
     from agw.security.ext_authz.values import Compile
-    from agw.security.upstream.source import CredentialSource, Identity, Places, Presented
+    from agw.security.upstream.source import CredentialSource, Identity, Presented
 
 
 def make(plan: BackendAuthPlan, host: SecurityHost, compile: Compile | None = None) -> CredentialSource:
@@ -76,18 +76,13 @@ def _one(plan: Credential, host: SecurityHost, compile: Compile | None) -> Crede
 class Several:
     """All credentials of a backend, in the order of the plan."""
 
-    __slots__ = ("_sources", "places", "signs")
+    __slots__ = ("_sources", "signs")
 
     def __init__(self, sources: list[CredentialSource]) -> None:
-        from agw.security.upstream.source import Places, signs
+        from agw.security.upstream.source import signs
 
         self._sources = sources
         self.signs = any(signs(item) for item in sources)
-        self.places: Places = Places(
-            frozenset().union(*(item.places.headers for item in sources)),
-            frozenset().union(*(item.places.queries for item in sources)),
-            frozenset().union(*(item.places.cookies for item in sources)),
-        )
 
     def ready(self, identity: Identity | None, request: Request | None) -> Presented | None:
         """All of them when all are at hand. Errors: CredentialError."""

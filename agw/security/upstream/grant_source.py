@@ -18,7 +18,7 @@ from agw.runtime.plan_security import UserGrant
 from agw.security.authentication import Remembered
 from agw.security.contract import Request, SecurityHost
 from agw.security.upstream.grants import EARLY_S, FAILED_S, WHAT, UserGrants
-from agw.security.upstream.source import CredentialError, Identity, Placer, Presented, places_of
+from agw.security.upstream.source import CredentialError, Identity, Placer, Presented
 
 KEPT_S = 60.0
 """How long a worker uses a token without looking into the store."""
@@ -34,11 +34,10 @@ LOOK_FIRST_S, LOOK_MOST_S = 0.1, 1.0
 class GrantSource:
     """The source."""
 
-    __slots__ = ("_failed", "_grants", "_host", "_kept", "_place", "_refused", "_running", "_void", "_waiting", "places")
+    __slots__ = ("_failed", "_grants", "_host", "_kept", "_place", "_refused", "_running", "_void", "_waiting")
 
     def __init__(self, plan: UserGrant, host: SecurityHost, clock: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time) -> None:
         """Errors: ValueError for an unusable key of the client."""
-        self.places = places_of([plan.location])
         self._grants = UserGrants(plan, host, wall)
         self._host = host
         self._place = Placer(plan.location)

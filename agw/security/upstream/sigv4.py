@@ -19,10 +19,11 @@ import time
 from collections.abc import Callable
 from urllib.parse import quote, unquote_to_bytes
 
+from agw.runtime.credentials import AWS_HEADERS
 from agw.runtime.plan_security import AwsSign
 from agw.security.contract import Headers, Request
 from agw.security.headers import is_value
-from agw.security.upstream.source import CredentialError, Identity, Places, Presented
+from agw.security.upstream.source import CredentialError, Identity, Presented
 
 ALGORITHM = b"AWS4-HMAC-SHA256"
 UNSIGNED = b"UNSIGNED-PAYLOAD"
@@ -30,7 +31,7 @@ EMPTY = hashlib.sha256(b"").hexdigest().encode()
 """The hash of no body."""
 MAX_PARAMETERS = 1000
 
-_OWN = (b"authorization", b"x-amz-date", b"x-amz-security-token", b"x-amz-content-sha256")
+_OWN = tuple(name.encode() for name in AWS_HEADERS)
 _BLANKS = re.compile(rb"[ \t]+")
 _NAME = re.compile(r"[A-Za-z0-9-]{1,64}")
 _ACCESS_KEY = re.compile(r"[A-Za-z0-9_]{4,128}")
@@ -42,7 +43,7 @@ class AwsSource:
 
     signs = True
 
-    __slots__ = ("_clock", "_derived", "_plan", "_scope", "places")
+    __slots__ = ("_clock", "_derived", "_plan", "_scope")
 
     def __init__(self, plan: AwsSign, clock: Callable[[], float] = time.time) -> None:
         """Errors: ValueError for a key, region or service that cannot be one."""
@@ -56,7 +57,6 @@ class AwsSource:
         self._clock = clock
         self._derived: tuple[bytes, bytes] = (b"", b"")
         self._scope = f"{plan.region}/{plan.service}/aws4_request".encode()
-        self.places = Places(headers=frozenset(_OWN))
 
     def __repr__(self) -> str:
         return f"AwsSource({self._plan.region}, {self._plan.service})"
