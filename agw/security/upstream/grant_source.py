@@ -13,6 +13,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Callable
+from functools import partial
 
 from agw.runtime.plan_security import UserGrant
 from agw.security.authentication import Remembered
@@ -34,12 +35,11 @@ LOOK_FIRST_S, LOOK_MOST_S = 0.1, 1.0
 class GrantSource:
     """The source."""
 
-    __slots__ = ("_failed", "_grants", "_host", "_kept", "_place", "_refused", "_running", "_void", "_waiting")
+    __slots__ = ("_failed", "_grants", "_kept", "_place", "_refused", "_running", "_void", "_waiting")
 
     def __init__(self, plan: UserGrant, host: SecurityHost, clock: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time) -> None:
         """Errors: ValueError for an unusable key of the client."""
         self._grants = UserGrants(plan, host, wall)
-        self._host = host
         self._place = Placer(plan.location)
         self._kept: Remembered[bytes] = Remembered(MAX_USERS, clock)
         self._failed: Remembered[str] = Remembered(MAX_USERS, clock)
@@ -65,7 +65,7 @@ class GrantSource:
         running = self._running.get(user)
         if running is None:
             # A task of its own: who asked first may go away before the others have their answer.
-            running = self._running[user] = self._host.spawn(self._current(user))
+            running = self._running[user] = asyncio.get_running_loop().create_task(self._current(user))
             running.add_done_callback(lambda done: self._ended(user, done))
         return await asyncio.shield(running)
 
@@ -83,9 +83,8 @@ class GrantSource:
         self._refused.put(user, digest, REFUSED_S)
         self._kept.put(user, b"", 0)
 
-    async def arrival(self, identity: Identity | None, timeout_s: float) -> bool:
+    async def _granted(self, user: bytes, timeout_s: float) -> bool:
         """Wait until this user has granted access, in whichever worker; False when he has not in time, or too many wait. Errors: CredentialError."""
-        user = _user(identity)
         if self._waiting >= MAX_WAITING:
             return False
         self._waiting += 1
@@ -122,12 +121,17 @@ class GrantSource:
         except CredentialError as error:
             if error.kind == "unreachable":
                 self._failed.put(user, str(error), FAILED_S)
-            raise
+            raise self._told(user, error) from None
         token = grant.access_token.encode("ascii")
         if void == hashlib.sha256(token).digest():
-            raise self._grants.consent(user, "the upstream refuses the user's token, refreshed or not")
+            raise self._told(user, self._grants.consent(user, "the upstream refuses the user's token, refreshed or not"))
         self._kept.put(user, token, min(KEPT_S, grant.expires - EARLY_S - time.time()))
         return self._place(token)
+
+    def _told(self, user: bytes, error: CredentialError) -> CredentialError:
+        if error.kind == "consent":
+            error.granted = partial(self._granted, user)
+        return error
 
 
 def _user(identity: Identity | None) -> bytes:

@@ -11,7 +11,7 @@ Rules:
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Literal, NamedTuple, Protocol
 from urllib.parse import quote
 
@@ -32,7 +32,7 @@ class CredentialError(Exception):
     """There is no credential for this request. The text is for the operator.
 
     Of the kind `consent`: `url` is the page of the gateway where this user grants access, `ident` names the occasion, `resource` what it is about.
-    All three are for this user only.
+    All three are for this user only. `granted(timeout_s)` waits until he has; False when he has not in time.
     """
 
     def __init__(self, kind: Kind, text: str, *, url: str = "", ident: str = "", resource: str = "") -> None:
@@ -41,6 +41,7 @@ class CredentialError(Exception):
         self.url = url
         self.ident = ident
         self.resource = resource
+        self.granted: Callable[[float], Awaitable[bool]] | None = None
 
 
 class Presented(NamedTuple):

@@ -247,8 +247,12 @@ def test_an_upstream_that_refuses_fresh_tokens_leads_to_a_new_grant(tmp_path: Pa
 def test_who_waits_hears_of_a_grant_in_another_worker(tmp_path: Path) -> None:
     async def test(world: World) -> None:
         source = world.source()
-        assert not await source.arrival(Who(ALICE), 0)
-        waiting = asyncio.ensure_future(source.arrival(Who(ALICE), 20))
+        with pytest.raises(CredentialError) as caught:
+            await source.fetch(Who(ALICE), None)
+        granted = caught.value.granted
+        assert granted is not None
+        assert not await granted(0)
+        waiting = asyncio.ensure_future(granted(20))
         await world.login(grants=world.gateway())
         assert await waiting
         assert source.ready(Who(ALICE), None) is not None
