@@ -37,7 +37,7 @@ _TABLE: Final = (
     *(Variable(f"request.{name}", "string", "head", "http") for name in ("method", "uri", "host", "scheme", "path", "pathAndQuery")),
     Variable("request.headers", "strings", "headers", "http"),
     Variable("request.startTime", "timestamp", "time", "http"),
-    *(Variable(f"proxy.{name}", "string", "", "http") for name in ("bind", "gateway", "listener", "route")),
+    *(Variable(f"proxy.{name}", "string", "route", "http") for name in ("bind", "gateway", "listener", "route")),
     *(Variable(name, "map", "identity", "http") for name in ("jwt", "apiKey", "extauthz")),
     Variable("basicAuth.username", "string", "identity", "http"),
     Variable("mcp.methodName", "string", "method", "mcp"),

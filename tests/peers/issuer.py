@@ -130,6 +130,12 @@ class Issuer:
         self.calls: list[Call] = []
         self.faults: dict[str, str] = {}
         self.answers: dict[str, tuple[int, str, bytes]] = {}
+        self.aliases: dict[str, str] = {}
+        """Further paths of endpoints, as other products have them: {"/certs": "/jwks"}."""
+        self.ends_before: float = 0
+        """Seconds that tokens end earlier than the answers with them say: who accepts them forgives clocks some."""
+        self.refuses_resource = False
+        """Is `resource` (RFC 8707) a parameter that must not come?"""
         self.extra_metadata: dict[str, Any] = {}
         self.omit_metadata: set[str] = set()
         self.claimed_issuer = ""
@@ -307,6 +313,7 @@ class Issuer:
                 break
         if self.path and path.endswith(self.path) and path.startswith("/.well-known/"):
             path = path.removesuffix(self.path)  # RFC 8414, 3.1: the issuer's path comes after the well-known one
+        path = self.aliases.get(path, path)
         fault = self.faults.get(path, "")
         if fault == "slow":
             self.holding.release()
@@ -322,6 +329,8 @@ class Issuer:
             self._send(peer, *self.answers[path])
             return
         try:
+            if self.refuses_resource and any(name == "resource" for name, _ in call.query + call.form):
+                raise _Refuse("invalid_target")
             self._route(peer, call, path)
         except _Refuse as refusal:
             answer = json.dumps({"error": refusal.error, "error_description": "told by the test issuer"}).encode()
@@ -444,7 +453,7 @@ class Issuer:
     def _answer(self, call: Call, claims: dict[str, Any], scope: str | None, kind: str = "") -> dict[str, Any]:
         if self.decide is not None:
             claims = self.decide(call, claims)
-        lifetime = 300 if self.expires_in is None else self.expires_in
+        lifetime = (300 if self.expires_in is None else self.expires_in) - self.ends_before
         out: dict[str, Any] = {"access_token": self.token(lifetime=lifetime, scope=scope, **claims), "token_type": self.token_type}
         if self.expires_in is not None:
             out["expires_in"] = self.expires_in

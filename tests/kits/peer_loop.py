@@ -1,0 +1,39 @@
+"""An event loop in a thread, for asynchronous servers that outlive the calls of a test that blocks."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from typing import Any
+
+from tests.kits.external import HttpPeer
+
+
+class Peers:
+    """The loop, and the servers that run in it."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self.thread.start()
+        self.running: list[Any] = []
+
+    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(10)
+
+    def http(self, handler: Any) -> HttpPeer:
+        peer: HttpPeer = self.serve(HttpPeer(handler))
+        return peer
+
+    def serve(self, peer: Any) -> Any:
+        self.run(peer.__aenter__())
+        self.running.append(peer)
+        return peer
+
+    def close(self) -> None:
+        for peer in self.running:
+            self.run(peer.__aexit__())
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join(10)
+        self.loop.close()
