@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections import Counter
 
 from agw._fast.exchange import Context
 from agw._fast.pool import Cluster
@@ -25,8 +26,10 @@ from agw.worker.caller import BODILESS, MAX_ANSWER
 from agw.worker.hop import NO_LABEL
 from agw.worker.resolver import endpoint_of_ip
 
-MAX_CALLS = 32
+MAX_CALLS = 64
 """At once, per worker."""
+MAX_PER_HOST = 16
+"""Of these: a server that hangs must not keep the others from being asked."""
 TIMEOUT_S = 10.0
 CONNECT_NS = 5_000_000_000
 
@@ -37,25 +40,30 @@ class OutsideCaller:
     def __init__(self, context: Context, timeout_s: float = TIMEOUT_S) -> None:
         self._context = context
         self._timeout_s = timeout_s
-        self._running = 0
+        self._running: Counter[str] = Counter()
         self._usual: ssl.SSLContext | None = None
 
     async def __call__(self, method: str, url: str, headers: Headers, body: bytes, trust: Trust | None = None) -> HttpAnswer:
         """See Outside."""
-        if self._running >= MAX_CALLS:
-            raise CallError("limit", f"more than {MAX_CALLS} calls outside at once")
-        self._running += 1
+        try:
+            place = check_url(url, internal=trust is not None)
+        except Refused as error:
+            raise CallError("forbidden", str(error)) from None
+        if self._running.total() >= MAX_CALLS or self._running[place.host] >= MAX_PER_HOST:
+            raise CallError("limit", f"more than {MAX_CALLS} calls outside at once, or {MAX_PER_HOST} to one host")
+        self._running[place.host] += 1
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await self._call(method, url, headers, body, trust)
+                return await self._call(method, place, headers, body, trust)
         except TimeoutError:
             raise CallError("timeout", "no answer in time") from None
         finally:
-            self._running -= 1
+            self._running[place.host] -= 1
+            if not self._running[place.host]:
+                del self._running[place.host]
 
-    async def _call(self, method: str, url: str, headers: Headers, body: bytes, trust: Trust | None) -> HttpAnswer:
+    async def _call(self, method: str, place: Place, headers: Headers, body: bytes, trust: Trust | None) -> HttpAnswer:
         try:
-            place = check_url(url, internal=trust is not None)
             addresses = await resolve_public(place.host, internal=trust is not None)
         except Refused as error:
             raise CallError("forbidden", str(error)) from None

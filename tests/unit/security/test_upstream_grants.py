@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import time
 from collections.abc import Coroutine
 from pathlib import Path
@@ -194,6 +195,47 @@ def test_near_its_end_a_token_is_refreshed_once_by_many(tmp_path: Path) -> None:
         assert len(set(after)) == 1
         assert world.issuer.count("/token") == 2
         assert world.issuer.last("/token")["grant_type"] == "refresh_token"
+
+    run(tmp_path, test)
+
+
+WORKER = """
+import asyncio, sys, time
+import msgspec
+from agw.runtime.plan_security import UserGrant
+from agw.security.upstream.grant_source import GrantSource
+from agw.security.upstream.store import GrantStore
+from tests.kits.external import Host
+
+class Who:
+    key, token, claims = b"a" * 16, b"", {}
+
+async def main():
+    host = Host()
+    host.store = GrantStore(sys.argv[2], [bytes(range(32))])
+    source = GrantSource(msgspec.json.decode(sys.argv[1], type=UserGrant), host, wall=lambda: time.time() + 280)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    print((await source.fetch(Who, None)).lines.decode().strip(), flush=True)
+
+asyncio.run(main())
+"""
+
+
+def test_workers_are_processes_and_one_of_them_refreshes(tmp_path: Path) -> None:
+    async def test(world: World) -> None:
+        before = await world.login()
+        command = [sys.executable, "-c", WORKER, msgspec.json.encode(world.plan).decode(), str(tmp_path)]
+        pipe = asyncio.subprocess.PIPE
+        workers = [await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, cwd=Path(__file__).parents[3]) for _ in range(3)]
+        for worker in workers:
+            assert worker.stdout is not None
+            assert await worker.stdout.readline() == b"ready\n"
+        ends = await asyncio.gather(*(worker.communicate(b"go\n") for worker in workers))
+        assert len({out for out, _ in ends}) == 1
+        assert before.access_token.encode() not in ends[0][0]
+        assert ends[0][0].startswith(b"authorization: Bearer ey")
+        assert world.issuer.count("/token") == 2
 
     run(tmp_path, test)
 

@@ -114,7 +114,8 @@ def test_answers_that_are_none(script: Callable[[Peer], None], kind: str) -> Non
         run(body)
 
 
-def test_nobody_there_and_nobody_answering(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("bound", ["MAX_CALLS", "MAX_PER_HOST"])
+def test_nobody_there_and_nobody_answering(monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
     with contextlib.closing(Blackhole()) as hole:
 
         async def body(plane: Plane) -> None:
@@ -122,7 +123,7 @@ def test_nobody_there_and_nobody_answering(monkeypatch: pytest.MonkeyPatch) -> N
             with pytest.raises(CallError) as caught:
                 await call("GET", f"http://{refused_host()}/", [], b"", TRUST)
             assert caught.value.kind == "connect"
-            monkeypatch.setattr(outside, "MAX_CALLS", 2)
+            monkeypatch.setattr(outside, bound, 2)
             waiting = [asyncio.ensure_future(call("GET", f"http://{hole.host}/", [], b"", TRUST)) for _ in range(2)]
             await asyncio.sleep(0)
             with pytest.raises(CallError) as caught:
