@@ -11,12 +11,12 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import pytest
 
 from tests.integration.mcp.conftest import configuration, http_target, route
-from tests.kits.gateway import Gateway
+from tests.kits.gateway import Gateway, free_port, wait_until
 from tests.peers.client import Client
 from tests.peers.issuer import Issuer, query_of
 from tests.peers.mcp_client import Endpoint, Session
@@ -138,7 +138,7 @@ def test_a_session_with_url_mode(people: Issuer, server: Issuer, tools: McpServe
             listed = session.request("tools/list")
             asked = session.call("echo", {"n": 1})
             assert tools.seen == [], "nothing goes out without the user's own credential"
-            assert {url_of(listed.error), url_of(asked.error)} <= {url_of(listed.error), url_of(asked.error)}
+            assert url_of(listed.error).startswith(f"{PAGE}?ticket=")
             assert Browser(gateway.port, people, "mallory").get(url_of(asked.error)).status == 403
             assert Browser(gateway.port, people, "alice").grant(url_of(asked.error)) == 200
             for number in range(6):
@@ -248,16 +248,26 @@ def test_a_refresh_that_is_refused_leads_to_the_user(people: Issuer, server: Iss
     with Gateway(mcp_config(people, server, tools), workers=2) as gateway, Session(As(gateway.port, people, "alice"), capabilities=URL_MODE) as session:
         assert Browser(gateway.port, people, "alice").grant(url_of(session.call("echo").error)) == 200
         server.answers["/token"] = (400, "application/json", b'{"error": "invalid_grant"}')
-        refused = {"Bearer never"}
 
         async def take(exchange: HttpExchange) -> bool:
-            if exchange.seen.values("authorization")[0] not in refused:
-                await exchange.reply(401, {}, b"")
-                return True
-            return False
+            await exchange.reply(401, {}, b"")
+            return True
 
         tools.take = take
         assert url_of(session.call("echo").error)
+        assert server.last("/token")["grant_type"] == "refresh_token"
+
+
+def test_where_anyone_may_grant_nobody_is_asked_who_he_is(people: Issuer, server: Issuer, tools: McpServer) -> None:
+    target = http_target("a", tools.port, policies={"backendAuth": grant_auth(server, browser="anyone")})
+    config = configuration({**route("/", target), "policies": {"jwtAuth": jwt_auth(people)}}, frontendPolicies={"accessLog": {"enabled": True}})
+    with Gateway(config, workers=1) as gateway, Session(As(gateway.port, people, "alice"), capabilities=URL_MODE) as session:
+        link = url_of(session.call("echo").error)
+        assert Browser(gateway.port, people, "nobody").grant(link) == 200
+        assert "result" in session.call("echo").message
+        wait_until(lambda: gateway.stdout().count("oauth-callback") == 2, 5, "both records of the page")
+        for secret in (query_of(link)["ticket"][:20], "ticket=", "state=", "code="):
+            assert secret not in gateway.stdout() + gateway.stderr()
 
 
 def test_an_http_route_tells_its_caller_where_to_go(people: Issuer, server: Issuer) -> None:
@@ -281,3 +291,49 @@ def test_an_http_route_tells_its_caller_where_to_go(people: Issuer, server: Issu
                 assert client.answer().status == 401
         assert {server.verified(seen.get(b"authorization")[0].decode().removeprefix("Bearer "))["sub"] for seen in upstream.requests} == {"alice"}
         assert len(upstream.requests) == 3
+
+
+class Visitor:
+    """A browser with a cookie jar that goes where it is sent, as somebody whom the issuer of `people` knows."""
+
+    def __init__(self) -> None:
+        self.cookies: dict[tuple[str, str], str] = {}
+
+    def open(self, url: str) -> tuple[int, list[str]]:
+        """The last status, and every address on the way, without queries."""
+        way: list[str] = []
+        for _ in range(12):
+            parts = urlsplit(url)
+            way.append(parts.path)
+            jar = "; ".join(f"{name}={value}" for (host, name), value in self.cookies.items() if host == parts.netloc)
+            with Client(int(parts.port or 0)) as client:
+                answer = client.get(f"{parts.path}?{parts.query}" if parts.query else parts.path, f"Accept: text/html\r\nCookie: {jar}".encode())
+            for value in answer.get(b"set-cookie"):
+                name, _, rest = value.decode().partition("=")
+                self.cookies[parts.netloc, name] = rest.partition(";")[0]
+            if answer.status not in (302, 303):
+                return answer.status, way
+            url = urljoin(url, answer.get(b"location")[0].decode())
+        raise AssertionError(f"sent around in circles: {way}")
+
+
+def test_the_page_behind_a_browser_login(people: Issuer, server: Issuer, tools: McpServer) -> None:
+    port = free_port()
+    origin = f"http://127.0.0.1:{port}"
+    page, login = f"{origin}/.agw/oauth/callback", f"{origin}/.agw/login"
+    people.add_client("ui", "ui-secret", redirect_uris=[login])
+    server.clients["agw"].redirect_uris = [page]
+    oidc = {"issuer": people.url, "clientId": "ui", "clientSecret": "ui-secret", "redirectURI": login}
+    pages = {"name": "pages", "matches": [{"path": {"pathPrefix": "/.agw"}}], "policies": {"oidc": oidc}, "backends": [{"host": "127.0.0.1:1"}]}
+    target = http_target("a", tools.port, policies={"backendAuth": grant_auth(server, redirectUri=page)})
+    config = configuration({**route("/mcp", target), "policies": {"jwtAuth": jwt_auth(people)}}, pages)
+    config["gateways"]["default"]["port"] = port
+    with Gateway(config, workers=2) as gateway, Session(As(gateway.port, people, "alice"), capabilities=URL_MODE) as session:
+        link = url_of(session.call("echo").error)
+        people.user = "mallory"
+        assert Visitor().open(link)[0] == 403
+        people.user = "alice"
+        status, way = Visitor().open(link)
+        assert (status, way) == (200, ["/.agw/oauth/callback", "/authorize", "/.agw/login", "/.agw/oauth/callback", "/as/authorize", "/.agw/oauth/callback"])
+        assert "result" in session.call("echo").message
+        assert subjects(server, tools) == {"alice"}
