@@ -144,6 +144,7 @@ cdef class Exchange(Client):
     cdef bint charged               # the limits of its message are taken already
     cdef list permits               # charges of concurrency limits that end with it
     cdef bytes noted                # more fields for the access log, or None
+    cdef list seen                  # request fields, query, parameters, response fields; None: the log needs none of them
 
     cdef int open(self, int method, int version) except -1
     cdef int begin(self, Head* h, const char* buf) except -1

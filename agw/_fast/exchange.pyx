@@ -211,7 +211,7 @@ cdef class Exchange(Client):
         self.tool = -1
         self.outcome = 0
         self.rpc_code = 0
-        self.noted = None
+        self.noted = self.seen = None
         self.identity = None
         self.refused = None
         self.permits = None
@@ -278,6 +278,8 @@ cdef class Exchange(Client):
         buf_append(&self.meta, buf + h.start, h.method_len)
         buf_append(&self.meta, buf + h.host_off, h.host_len)
         buf_append(&self.meta, self.path, self.path_len)
+        if self.ctx.log.looks:
+            self.seen = [self.fields(h, buf), buf[h.query_off:h.query_off + h.query_len] if h.has_query else None, None, []]
         return 0
 
     cdef int admit(self, Head* h, const char* buf) except -1:
@@ -521,6 +523,8 @@ cdef class Exchange(Client):
             self.id_len = e.id.len
             buf_append(&self.meta, body + e.id.off, e.id.len)
         if self.ctx.log.enabled:
+            if self.seen is not None:
+                self.seen[2] = body[e.params.off:e.params.off + e.params.len]
             self.rpc_len = e.method.len if e.method.len <= 128 else 0
             buf_append(&self.meta, body + e.method.off, self.rpc_len)
             if e.name.len and e.name.len <= 1024:
@@ -1050,6 +1054,8 @@ cdef class Exchange(Client):
         o.n = 0
         o.cap = SCRATCH_OUT
         o.full = False
+        if self.seen is not None:
+            self.seen[3] = self.fields(h, buf)
         if h.status == 401 and self.presented is not None and self.choice.auth is not None and self.served is None:
             # The next request gets another one, if there is another. A target's transport sees to it itself, and tries again.
             self.choice.auth.presenting.refused(self.identity, self.shower)
@@ -1331,6 +1337,7 @@ cdef class Exchange(Client):
         cdef int64_t took = self.ctx.reactor.now - self.start_ns
         cdef Record r
         cdef bytes endpoint = None
+        cdef bytes added = b""
         cdef Cluster cluster = self.choice.cluster if self.choice is not None else None
         if broken and self.phase == X_RESPONSE and self.client_framing == FRAMING_EOF:
             # A FIN would say that the body is whole.
@@ -1344,7 +1351,10 @@ cdef class Exchange(Client):
             # A request that another worker answered is counted there.
             slot.observe_row(slot.mcp_row(False, self.route.label, cluster.label if cluster is not None else self.service_label, <uint32_t> self.rpc,
                                           <uint32_t> self.tool if self.tool > 0 else 0, <uint32_t> self.outcome), took)
-        if self.ctx.log.enabled:
+        if self.ctx.log.enabled and self.ctx.log.details is not None:
+            added = self.ctx.log.details(self.identity, self)
+        if self.ctx.log.enabled and added is not None:
+            r.added, r.added_len = PyBytes_AS_STRING(added), <uint32_t> PyBytes_GET_SIZE(added)
             r.wall_ns = self.ctx.reactor.wall
             r.duration_ns = took
             r.fields = PyBytes_AS_STRING(self.route.log_fields if self.route is not None else self.bind.log_fields)
@@ -1407,7 +1417,7 @@ cdef class Exchange(Client):
         buf_clear(&self.kept)
         buf_clear(&self.spliced)
         self.served = None
-        self.noted = None
+        self.noted = self.seen = None
         self.identity = None
         self.presented = None
         self.shower = None

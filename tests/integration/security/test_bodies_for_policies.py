@@ -13,7 +13,7 @@ from tests.integration.conftest import Start
 from tests.kits.authorization import AuthorizationPeer
 from tests.kits.external import Answer, Asked, HttpPeer
 from tests.kits.gateway import Gateway, proxy_config
-from tests.kits.peer_loop import Peers
+from tests.kits.peers import Peers
 from tests.peers.mcp_server import McpServer, Offer
 
 CALL = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {

@@ -16,7 +16,7 @@ from tests.kits.authorization import AuthorizationPeer
 from tests.kits.external import Answer, Asked
 from tests.kits.gateway import ask, free_port, proxy_config, wait_until
 from tests.kits.openid import SECRET, OpenId
-from tests.kits.peer_loop import Peers
+from tests.kits.peers import Peers
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""An event loop in a thread, for asynchronous servers that outlive the calls of a test that blocks."""
+"""Servers of an event loop in a thread of its own, for tests that block."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.kits.external import HttpPeer
 
 
 class Peers:
-    """The loop, and the servers that run in it."""
+    """An event loop in a thread, for servers that outlive the calls of a test."""
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
@@ -30,6 +30,11 @@ class Peers:
         self.run(peer.__aenter__())
         self.running.append(peer)
         return peer
+
+    def end(self, peer: Any) -> None:
+        """End one before the others."""
+        self.running.remove(peer)
+        self.run(peer.__aexit__())
 
     def close(self) -> None:
         for peer in self.running:
