@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import http.client
+import json
 import ssl
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -20,7 +21,7 @@ from tests.integration.security.test_external_services import Peers
 from tests.kits.external import Answer, Asked
 from tests.kits.gateway import Gateway, ask, free_ports
 from tests.peers.authority import Authority, Pair, trusting
-from tests.peers.mcp_client import BOTH, PATIENCE, Endpoint, Session
+from tests.peers.mcp_client import BOTH, PATIENCE, Endpoint, Session, initialize
 from tests.peers.mcp_script import Offer
 from tests.peers.mcp_server import McpServer
 from tests.peers.upstream import Peer, Upstream
@@ -126,8 +127,7 @@ def test_a_large_certificate_gets_over(house: House) -> None:
 def test_what_is_no_certificate_is_nobodys(house: House) -> None:
     for value in ("", "?", "AA", "AAAA", "A" * 20_000):
         fields = {"agw-hop": "2", "agw-peer": "127.0.0.1", "agw-certificate": value, "Accept": BOTH, "Content-Type": "application/json"}
-        body = b'{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"x","version":"1"}}}'
-        assert ask(house.hop(house.tls_port), "POST", "/mcp", body, fields).status == 200
+        assert ask(house.hop(house.tls_port), "POST", "/mcp", json.dumps(initialize()).encode(), fields).status == 200
         assert house.gateway.pids(), "and nothing broke"
 
 

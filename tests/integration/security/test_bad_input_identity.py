@@ -66,7 +66,8 @@ class House:
         }
 
         def route(name: str, **policies: Any) -> dict[str, Any]:
-            return {"name": name, "matches": [{"path": {"pathPrefix": f"/{name}"}}], "policies": {**jwt, **policies}, "backends": [{"host": self.upstream.host}]}
+            match, backend = {"path": {"pathPrefix": f"/{name}"}}, {"host": self.upstream.host}
+            return {"name": name, "matches": [match], "policies": {**jwt, **policies}, "backends": [backend]}
 
         limit = {"maxTokens": 3, "tokensPerFill": 1, "fillInterval": "1h", "key": 'request.headers["x-key"]', "name": "flooded"}
         arguments = [{"deny": 'mcp.tool.arguments.path.startsWith("/etc")'}, "mcp.tool.name in ['echo', 'whoami']"]
@@ -164,7 +165,9 @@ def test_a_claim_in_the_log_is_one_field_of_one_record(house: House) -> None:
 # ------------------------------------------------------------------------------------------------- rules
 
 
-@pytest.mark.parametrize(("route", "claims"), [("fails", {}), ("fails-required", {}), ("fails-allowed", {}), ("fails-type", {"level": "high"}), ("fails-type", {})])
+@pytest.mark.parametrize(
+    ("route", "claims"), [("fails", {}), ("fails-required", {}), ("fails-allowed", {}), ("fails-type", {"level": "high"}), ("fails-type", {})]
+)
 def test_a_rule_that_fails_to_evaluate_denies_and_is_counted(house: House, route: str, claims: dict[str, Any]) -> None:
     begun, errors = len(house.upstream.requests), house.counted("authorization", "error")
     with Client(house.gateway.port) as client:
