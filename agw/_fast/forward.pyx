@@ -235,9 +235,9 @@ cdef int build_request(Out* o, const Head* h, const char* buf, Choice choice, Ht
     put_(o, buf + h.start, h.method_len)
     put_(o, b" ", 1)
     put_(o, ctx.path, ctx.path_len)
-    if h.has_query:
-        put_(o, b"?", 1)
-        put_(o, buf + h.query_off, h.query_len)
+    if ctx.mark:
+        put_(o, &ctx.mark, 1)
+        put_(o, ctx.query, ctx.query_len)
     put_(o, b" HTTP/1.1\r\n", 11)
     for i in range(h.nheaders):
         f = &h.headers[i]
@@ -279,6 +279,8 @@ cdef int build_request(Out* o, const Head* h, const char* buf, Choice choice, Ht
         if edits is not None and edits.drops(buf + f.name_off, f.name_len):
             continue
         if more is not None and more.drops(buf + f.name_off, f.name_len):
+            continue
+        if ctx.cookieless and f.name_len == 6 and equals_lower(buf + f.name_off, b"cookie", 6):
             continue
         put_field(o, buf, f, http.lowercase)
     if not hosted:

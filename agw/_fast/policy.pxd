@@ -42,6 +42,8 @@ cdef class Choice:
     cdef readonly bint hop              # to another worker: the request goes as it came, see hop_choice
     cdef readonly object redirect
     cdef readonly int64_t response_timeout
+    cdef readonly object auth           # agw.runtime.credentials.BackendAuth: what the backend is presented, or None
+    cdef readonly tuple bare            # (query parameters, cookies) that do not go on, or None
 
 cdef class Route:
     cdef readonly str name

@@ -89,7 +89,7 @@ class _PlanBuilder:
             clusters=self.backends.clusters,
             mcp=self.backends.mcp,
             http=http_plan(self.context, config),
-            access_log=access_log_plan(config),
+            access_log=access_log_plan(self.context, config),
             network_rules=network_rules(self.context, config),
             documents=list(self.context.outside.documents.values()),
             rate_store=rate_store(self.context, config.rate_limit, ("rateLimit",)),

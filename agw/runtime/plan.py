@@ -360,10 +360,16 @@ class HttpPlan(Frozen, frozen=True, omit_defaults=True):
 
 
 class AccessLogPlan(Frozen, frozen=True, omit_defaults=True):
-    """`path` "" is standard output; `enabled` false writes nothing."""
+    """`path` "" is standard output; `enabled` false writes nothing.
+
+    `add` are CEL by name of the field, `filter` is CEL that is false for what has no line, `remove` are names of fields.
+    """
 
     enabled: bool = True
     path: str = ""
+    filter: str = ""
+    add: dict[str, str] = {}
+    remove: list[str] = []
 
 
 class ProcessPlan(Frozen, frozen=True, omit_defaults=True):

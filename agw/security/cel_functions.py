@@ -46,6 +46,7 @@ class Function(NamedTuple):
 def safe(value: Any) -> Any:
     """A value as the library takes it: lists for tuples and sets, no lone surrogates, no NUL, at most MAX_DEPTH deep and about MAX_TEXT long.
 
+    What holds a NUL is refused: the library would take its beginning for the whole, and "admin\\0x" for "admin".
     Errors: ValueError when it cannot be made so.
     """
     if type(value) is str and len(value) < _SHORT and value.isascii() and "\0" not in value:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Headers = list[tuple[bytes, bytes]]
 """Names in lower case, wire order."""
 
-JWT_AUTH, OIDC, BASIC_AUTH, API_KEY_AUTH, EXT_AUTH, AUTHORIZATION, RATE_LIMIT = 6, 7, 8, 9, 10, 11, 14
+INTERNAL, JWT_AUTH, OIDC, BASIC_AUTH, API_KEY_AUTH, EXT_AUTH, AUTHORIZATION, RATE_LIMIT, UPSTREAM = 4, 6, 7, 8, 9, 10, 11, 14, 17
 """Indexes of `_fast.forward.REASONS`."""
 
 
@@ -119,6 +119,19 @@ class Step(Protocol):
     def check(self, request: Request, found: Found) -> Verdict | Awaitable[Verdict]:
         """Look at a request. Writes what it learns into `found`; sets `found.lasting` False when the verdict depends on more than
         the credentials."""
+
+
+class Reader(Step, Protocol):
+    """A step that may look at the body, which is in `Found.body` when it is asked then."""
+
+    takes_part: bool
+    """Is the beginning of a longer body enough for it?"""
+
+    def wants_body(self, request: Request) -> int:
+        """How many octets of the body it looks at; 0 for none."""
+
+    def too_long(self) -> Refusal:
+        """The answer to a longer body, when the beginning is not enough."""
 
 
 class Document(NamedTuple):

@@ -2,6 +2,7 @@
 
 Rules:
 - steps are asked in order, each knows what those before it found; the first refusal ends it;
+- a step that looks at the body is asked once as much of it is here; who was refused before never sends it;
 - most steps answer at once; for one that does not, the request waits, bounded by WAIT_S and by its own client's patience;
 - whatever breaks, is late or finds no room refuses, and is counted as `authorization`, `error`; what breaks is logged;
 - a place among those who wait is given back however the waiting ends, also before it began;
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from agw._fast.gate import Gate, Identity, License
 from agw._fast.policy import HeaderEdits
 from agw.runtime.plan import PolicyPlan
-from agw.security.contract import AUTHORIZATION, JWT_AUTH, Found, McpFacts, Refusal, SecurityHost, Step, Verdict
+from agw.security.contract import AUTHORIZATION, JWT_AUTH, Found, McpFacts, Reader, Refusal, Request, SecurityHost, Step, Verdict
 from agw.security.messages import Messages
 from agw.security.steps import make_steps
 
@@ -51,6 +52,8 @@ class Keeper:
         self.gate = gate
         self.host = host
         self.steps: list[Step] = make_steps(policies, host)
+        self.readers: list[Any] = [step if hasattr(step, "wants_body") else None for step in self.steps]
+        """Those of them that are a `contract.Reader`."""
         self.messages = Messages(policies, host, limits)
         self.waiting = 0
         for step in self.steps:
@@ -69,6 +72,9 @@ class Keeper:
 
     def _walk(self, entry: Entry, found: Found, at: int) -> None:
         for number in range(at, len(self.steps)):
+            reader = self.readers[number]
+            if reader is not None and self._reads(entry, found, number, reader):
+                return
             answer = self.steps[number].check(entry, found)
             if answer is None:
                 continue
@@ -86,6 +92,23 @@ class Keeper:
             entry.on_close = task.cancel
             return
         self._admit(entry, found)
+
+    def _reads(self, entry: Entry, found: Found, number: int, step: Reader) -> bool:
+        """Give a step the body it wants to see. True: the walk is over, or goes on when the body is here."""
+        wanted: int = step.wants_body(entry)
+        if not wanted:
+            return False
+        if not step.takes_part and (_declared_length(entry) > wanted or (entry.body is not None and len(entry.body) > wanted)):
+            entry.refuse(step.too_long())
+            return True
+        if entry.body is None or (not entry.whole and entry.body_asked < wanted):
+            entry.read_body(wanted, lambda: self._go_on(entry, found, number))
+            return True
+        if not entry.whole and not step.takes_part:
+            entry.refuse(step.too_long())
+            return True
+        found.body = entry.body[:wanted]
+        return False
 
     async def _wait(self, entry: Entry, found: Found, number: int, answer: Awaitable[Verdict]) -> None:
         failure: Refusal | None = None
@@ -106,8 +129,11 @@ class Keeper:
         if verdict is not None:
             entry.refuse(verdict)
             return
+        self._go_on(entry, found, number + 1)
+
+    def _go_on(self, entry: Entry, found: Found, number: int) -> None:
         try:
-            self._walk(entry, found, number + 1)
+            self._walk(entry, found, number)
         except Exception:
             log.exception("a policy failed", extra={"route": entry.labels[3]})
             self._fail(entry, BROKEN)
@@ -165,6 +191,12 @@ class Keeper:
             close: Any = getattr(step, "close", None)
             if close is not None:
                 close()
+
+
+def _declared_length(request: Request) -> int:
+    """What the head says about the length of the body; 0 when it does not."""
+    said = request.values(b"content-length")
+    return int(said[0]) if said and said[0].isdigit() else 0
 
 
 def _abandon(answer: object) -> None:

@@ -26,9 +26,11 @@ from agw.worker.documents import DocumentTable
 log = logging.getLogger(__name__)
 
 MAX_MISNAMED = 64
-SAID = {"allowed": "ok", "denied": "refused", "bad": "refused", "unavailable": "error", "unusable": "error", "admitted": "ok", "skipped": "ignored"}
+SAID = {"allowed": "ok", "denied": "refused", "bad": "refused", "unavailable": "error", "unusable": "error", "admitted": "ok", "skipped": "ignored",
+        "unreachable": "error"}
 """How policies call what the metric has one word for."""
-NAMED = {"mcpAuthentication": "mcp", "networkAuthorization": "network", "remoteRateLimit": "remoteLimit"}
+NAMED = {"mcpAuthentication": "mcp", "networkAuthorization": "network", "remoteRateLimit": "remoteLimit",
+         "oauthClientCredentials": "credentials", "oauthTokenExchange": "credentials", "crossAppAccess": "credentials", "jwtSign": "credentials"}
 """Policies by the names they have in a configuration, where the metric has a shorter one."""
 
 

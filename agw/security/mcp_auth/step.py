@@ -6,7 +6,7 @@ Rules:
 - a token in the query or the body of a request is no token here, whatever the metadata says of other servers;
 - scopes every call needs are demanded here, those of single tools where the message is known (`scopes`).
 
-`wants_body` tells the gate to read the body of the few requests that are answered here before `check`; it is in `found.body`.
+The body of the few requests that are answered here is in `found.body` when `check` is asked (`contract.Reader`).
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ class _Later:
 class McpAuthStep:
     """One `mcpAuthentication` policy. `inner` judges tokens."""
 
+    takes_part = False
+
     def __init__(self, plan: McpAuthPlan, host: SecurityHost, inner: Step) -> None:
         self._plan = plan
         self._host = host
@@ -64,8 +66,12 @@ class McpAuthStep:
         self._server = ServerProxy(plan, host, self._offered)
         self._required = frozenset(plan.scopes_required)
 
+    def too_long(self) -> Refusal:
+        """See `contract.Reader`."""
+        return self._finished(oauth_error(413, "invalid_request", "the request is too large"))
+
     def wants_body(self, request: Request) -> int:
-        """How many octets of the body `check` needs; 0 for none. A longer body is refused with 413."""
+        """How many octets of the body `check` needs; 0 for none."""
         if request.method != "POST":
             return 0
         place = place_of(request.path, self._offered)
@@ -134,7 +140,7 @@ class McpAuthStep:
         elif place.what == AUTHORIZE:
             out = await self._server.authorize(request.query or b"")
         elif len(body) > MAX_FORM:
-            out = oauth_error(413, "invalid_request", "the request is too large")
+            return self.too_long()
         elif place.what == REGISTRATION:
             out = await self._server.register(request.headers, body)
         else:

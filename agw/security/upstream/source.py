@@ -4,7 +4,7 @@ Rules:
 - a source answers at once from what it has (`ready`), and only what must ask somebody is awaited (`fetch`), bounded in time;
 - no credential means no request: a failure is a `CredentialError`, never a request without it;
 - a value is looked at before it becomes part of a message: nothing in it can end a line, a parameter or a cookie;
-- what the client itself sent at the place of a credential does not go on (`Places`), whatever it was;
+- what the client itself sent at the place of a credential is not its business: the data path takes that off (`agw.runtime.credentials`);
 - an error says what went wrong and holds no part of any credential.
 """
 
@@ -46,14 +46,6 @@ class Presented(NamedTuple):
         return f"Presented({len(self.lines)}, {len(self.query)}, {len(self.cookie)} octets)"
 
 
-class Places(NamedTuple):
-    """Where credentials stand, in lower case for headers; what the client sent there is taken off first."""
-
-    headers: frozenset[bytes] = frozenset()
-    queries: frozenset[bytes] = frozenset()
-    cookies: frozenset[bytes] = frozenset()
-
-
 class Identity(Protocol):
     """Who calls. `_fast.gate` has one; tests write their own."""
 
@@ -71,8 +63,6 @@ class Identity(Protocol):
 class CredentialSource(Protocol):
     """Where the credential of one backend or target comes from. `request` None: the gateway asks on its own account."""
 
-    @property
-    def places(self) -> Places: ...
     def ready(self, identity: Identity | None, request: Request | None) -> Presented | None:
         """The credential when it is at hand; None: await `fetch`. Errors: CredentialError when it is known that there is none."""
 
@@ -81,6 +71,11 @@ class CredentialSource(Protocol):
 
     def invalidate(self, identity: Identity | None, request: Request | None = None) -> None:
         """The upstream refused it (401): do not use it again. What never changes, or was made just now, stays."""
+
+
+def signs(source: CredentialSource) -> bool:
+    """Whether the credential is made of the outgoing request itself: such a source gets an `Outgoing`, anew for every request."""
+    return bool(getattr(source, "signs", False))
 
 
 class Placer:
@@ -107,12 +102,3 @@ class Placer:
         if not _COOKIE.fullmatch(value):
             raise CredentialError("refused", "the credential holds octets that no cookie can")
         return Presented(cookie=self._head + value)
-
-
-def places_of(locations: list[LocationPlan]) -> Places:
-    """The places of several credentials together."""
-
-    def named(kind: str) -> frozenset[bytes]:
-        return frozenset(item.name.encode("ascii") for item in locations if item.kind == kind)
-
-    return Places(frozenset(name.lower() for name in named("header")), named("query"), named("cookie"))

@@ -130,3 +130,15 @@ def test_connections_are_judged_before_they_say_anything() -> None:
             except ConnectionError:
                 pass
         assert len(upstream.requests) == 1
+
+
+def test_routes_with_the_same_rules_are_told_apart_by_them() -> None:
+    """Rules of a gateway have one gate for all of its routes, and so one memory."""
+    rules = {"rules": ['proxy.route == "a"']}
+    with Upstream(Peer.serve) as upstream:
+        routes = [
+            {"name": name, "matches": [{"path": {"pathPrefix": f"/{name}"}}], "backends": [{"host": upstream.host}]} for name in "ab"
+        ]
+        made = {"gateways": {"default": {"port": 0, "address": "127.0.0.1", "authorization": rules}}, "routes": routes}
+        with Gateway(made, workers=1) as gateway, Client(gateway.port) as one:
+            assert [one.get(path).status for path in ("/a", "/b", "/a", "/b")] == [200, 403, 200, 403]
