@@ -27,6 +27,10 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _BAD_PATH = re.compile(r"[^!-~]|[?#]")
 _USERINFO = re.compile(r"(?<=://)[^/?#]*@")
+_SECRET_KEY = re.compile(
+    r"passw|secret|token|credential|authorization|cookie|api[-_]?key|private[-_]?key|signing[-_]?key|^keys?$|^jwks$|auth$",
+    re.IGNORECASE,
+)
 _ORIGIN = re.compile(r"(https?)://(\*\.)?([^/?#@\s]+)", re.IGNORECASE)
 
 # Agw writes these itself; letting a policy write them would let two parsers disagree about where a message ends.
@@ -54,6 +58,11 @@ class Endpoint(NamedTuple):
     authority: str = ""
     path: str = ""
     tls: bool = False
+
+
+def is_secret_key(name: str) -> bool:
+    """Whether a value under this key may be a secret."""
+    return _SECRET_KEY.search(name) is not None
 
 
 def quoted(text: str, limit: int = 60) -> str:

@@ -19,8 +19,7 @@ import msgspec.inspect as mi
 from agw.config.document import resolve_scalar
 from agw.config.known import KEYS, VALUES
 from agw.config.problem import Findings, Path
-from agw.config.redact import is_secret_key
-from agw.config.values import NOT_YET, quoted
+from agw.config.values import NOT_YET, is_secret_key, quoted
 
 
 class _Drop:
