@@ -172,7 +172,8 @@ class TlsClientPlan(Frozen, frozen=True, omit_defaults=True):
     """TLS towards an upstream. All certificates and keys are PEM text; "" for `ca` means the system's trust store.
 
     `server_name` is sent as SNI and is the name the certificate must bear ("" = the cluster's host). `verify` false
-    accepts any certificate; `verify_host` false accepts a trusted certificate of another name.
+    accepts any certificate; `verify_host` false accepts a trusted certificate of another name. `names`: alternative names (host
+    names, addresses, URIs) one of which will do instead of `server_name`.
     """
 
     server_name: str = ""
@@ -182,15 +183,19 @@ class TlsClientPlan(Frozen, frozen=True, omit_defaults=True):
     cert: str = ""
     key: str = ""
     alpn: list[str] = msgspec.field(default_factory=lambda: ["http/1.1"])
+    names: list[str] = []
 
 
 class TlsServerPlan(Frozen, frozen=True, omit_defaults=True):
-    """TLS of a listener, PEM text. `client_ca` "" asks clients for no certificate; else they must show one it signed."""
+    """TLS of a listener, PEM text. `client_ca` "" asks clients for no certificate; else they must show one it signed. `max_version`
+    "" is the newest there is.
+    """
 
     cert: str
     key: str
     min_version: Literal["1.2", "1.3"] = "1.2"
     client_ca: str = ""
+    max_version: Literal["", "1.2", "1.3"] = ""
 
 
 class ClusterPlan(Frozen, frozen=True, omit_defaults=True):
@@ -387,6 +392,7 @@ class ProcessPlan(Frozen, frozen=True, omit_defaults=True):
     readiness_address: str = "0.0.0.0:15021"
     drain_ns: int = 30_000_000_000
     heartbeat_timeout_ns: int = 5_000_000_000
+    watch_ns: int = 5_000_000_000
     backlog: int = 2048
     log_level: str = "info"
     metrics_prefix: str = "agw"

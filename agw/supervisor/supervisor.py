@@ -38,6 +38,7 @@ from agw.supervisor.children import FATAL_CODES, Child, CrashLoop
 from agw.supervisor.keys import KeyFileError, SessionKeys, with_cookie_keys
 from agw.supervisor.sockets import ListenSet, SocketError, address_text, bind_plain
 from agw.supervisor.systemd import Notifier, take_listen_fds
+from agw.supervisor.watch import WatchedFiles
 from agw.telemetry.logs import OperatorLog
 from agw.worker import worker
 from agw.worker.journal import make_journal
@@ -88,6 +89,8 @@ class Supervisor:
         self._reload_again = False
         self._checked_ns = 0
         self._next_watchdog = 0
+        self._files = WatchedFiles(loaded.reads)
+        self._next_look = 0
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         check_access_log(loaded.plan)
         process = loaded.plan.process
@@ -239,6 +242,8 @@ class Supervisor:
                     log.error("worker did not take the configuration in time; replacing it", extra={"worker": child.slot})
                     child.kill(signal.SIGKILL)
             self._apply_by = now + APPLY_NS
+        if self._plan.process.watch_ns and now >= self._next_look:
+            self._look_at_files(now)
         if self._notifier.watchdog_ns and fresh and now >= self._next_watchdog:
             self._notifier.watchdog()
             self._next_watchdog = now + self._notifier.watchdog_ns // 3
@@ -397,6 +402,7 @@ class Supervisor:
         for problem in loaded.warnings:
             log.warning(str(problem))
         self._generation, self._plan, self._snapshot = generation, plan, snapshot
+        self._files.loaded(loaded.reads)
         self._document = msgspec.json.encode(redacted(loaded.document), enc_hook=str)
         self._arena.publish(generation, True)
         for key in [k for k in self._listen.sockets if k not in snapshot.binds]:
@@ -405,6 +411,14 @@ class Supervisor:
         self._apply_by = time.monotonic_ns() + APPLY_NS
         gc.collect()
         gc.freeze()
+
+    def _look_at_files(self, now: int) -> None:
+        """Load anew when a certificate, key or secret of the configuration has changed."""
+        self._next_look = now + self._plan.process.watch_ns
+        changed = self._files.changed()
+        if changed:
+            log.info("files of the configuration have changed; loading it anew", extra={"files": changed})
+            self.reload()
 
     def _publish(self, plan: Plan, opened: list[BindKey]) -> None:
         payload = msgspec.msgpack.encode(plan)
