@@ -34,6 +34,8 @@ ctypedef struct Record:
     bint tool_failed            # the result says isError
     const char* noted           # JSON fragment: what the service adds
     uint32_t noted_len
+    const char* added           # JSON fragment: what the configuration adds, at the end
+    uint32_t added_len
     int retries
     const char* reason
     const char* error
@@ -45,8 +47,12 @@ cdef class AccessLog:
     cdef Buf buf
     cdef readonly bint enabled
     cdef object sink
+    cdef public object details      # (identity, exchange) -> bytes added to the line, or None: no line; None: nothing is added
+    cdef public object shape        # (line without its end) -> the same, shorter; None: as it is
+    cdef public bint looks          # do details need heads and parameters?
     cdef char stamp[48]             # the record's beginning up to the second, made once per second
     cdef size_t stamp_len
     cdef int64_t stamp_second
     cdef int add(self, const Record* r) except -1
+    cdef char* shaped(self, char* start, char* end) except NULL
     cdef int emit(self) except -1

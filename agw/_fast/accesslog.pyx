@@ -10,6 +10,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.stdio cimport snprintf
 from libc.string cimport memcpy, strlen
 from libc.time cimport gmtime_r, time_t, tm
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 
 from agw._fast.stream cimport buf_append, buf_free
 
@@ -100,7 +101,7 @@ cdef class AccessLog:
 
     cdef int add(self, const Record* r) except -1:
         cdef size_t texts = <size_t> r.peer_len + r.endpoint_len + r.method_len + r.host_len + r.path_len + r.target_len + r.rpc_len + r.name_len
-        cdef size_t need = ROOM + r.fields_len + r.noted_len + 6 * texts
+        cdef size_t need = ROOM + r.fields_len + r.noted_len + r.added_len + 6 * texts
         cdef char* o
         cdef char* start
         cdef time_t seconds = <time_t> (r.wall_ns // 1000000000)
@@ -187,11 +188,21 @@ cdef class AccessLog:
         o[1] = <char> (48 + us // 100 % 10)
         o[2] = <char> (48 + us // 10 % 10)
         o[3] = <char> (48 + us % 10)
-        o = put(o + 4, b'ms"}\n', 5)
+        o = put(o + 4, b'ms"', 3)
+        if self.shape is not None:
+            o = self.shaped(start, o)
+        o = put(o, r.added, r.added_len)
+        o = put(o, b"}\n", 2)
         self.buf.len += <size_t> (o - start)
         if self.buf.len >= FULL:
             self.emit()
         return 0
+
+    cdef char* shaped(self, char* start, char* end) except NULL:
+        cdef bytes line = self.shape(start[:end - start])
+        if PyBytes_GET_SIZE(line) > end - start:
+            return end
+        return put(start, PyBytes_AS_STRING(line), <size_t> PyBytes_GET_SIZE(line))
 
     cdef int emit(self) except -1:
         if self.buf.len:
@@ -229,6 +240,7 @@ def formatted(**fields):
     cdef bytes name = texts.get("name", b"")
     cdef bytes resource_type = texts.get("resource_type", b"")
     cdef bytes noted = texts.get("noted", b"")
+    cdef bytes added = texts.get("added", b"")
     r.fields, r.fields_len = f, <uint32_t> len(f)
     r.peer, r.peer_len = peer, <uint32_t> len(peer)
     r.endpoint, r.endpoint_len = endpoint, <uint32_t> len(endpoint)
@@ -240,6 +252,8 @@ def formatted(**fields):
     r.name, r.name_len = name, <uint32_t> len(name)
     r.resource_type = resource_type
     r.noted, r.noted_len = noted, <uint32_t> len(noted)
+    r.added, r.added_len = added, <uint32_t> len(added)
+    log.shape = fields.get("shape")
     r.rpc_code = fields.get("rpc_code", 0)
     r.tool_failed = fields.get("tool_failed", False)
     r.wall_ns = fields.get("wall_ns", 0)

@@ -4,90 +4,43 @@
 # - one request at a time per connection; what a client sends ahead waits, bounded, in `inbuf` and in the kernel;
 # - the common case copies nothing: head and body are read where recv() put them;
 # - after a framing error: one answer, then the connection ends, and not one further octet is parsed;
-# - a connection through a unix socket is another worker's (see agw.worker.hop): the kernel says so, not the request, and
-#   only there `agw-hop` and `agw-peer` mean anything;
+# - `agw-hop`, `agw-peer` and `agw-certificate` mean something only on a connection of another worker (see acceptor.pyx);
 # - every wait has a timer: handshake, first octet, head, body progress, write progress, idle, linger.
 
-from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, errno
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free
-from libc.string cimport memcpy, strlen
+from libc.string cimport memcpy
 from cpython.bytes cimport PyBytes_AS_STRING
-from posix.fcntl cimport O_CLOEXEC, O_RDONLY, open as c_open
-from posix.unistd cimport close as c_close
 
-from agw._fast.arena cimport (G_ACCEPT_PAUSED, G_CONNECTIONS, G_CONNECTIONS_TOTAL, G_PARSE_ERRORS, G_RECEIVED_BYTES, G_SENT_BYTES,
-                              G_TLS_HANDSHAKE_FAILURES, G_TLS_HANDSHAKES)
-from agw._fast.exchange cimport DONE_LOCALLY, WANT_BUFFER, WANT_GATE, Context, Downlink, Exchange
-from agw._fast.forward cimport (E_BODY_TIMEOUT, E_DRAIN_CUT, E_HEADER_TIMEOUT, E_MALFORMED, E_OVERLOAD, E_PLAIN_HTTP, E_TOO_LARGE,
-                                Failure, Out, build_reply, failure, is_hop_field, reason_name)
+from agw._fast.arena cimport G_CONNECTIONS, G_PARSE_ERRORS, G_RECEIVED_BYTES, G_TLS_HANDSHAKE_FAILURES, G_TLS_HANDSHAKES
+from agw._fast.exchange cimport DONE_LOCALLY, WANT_BUFFER, WANT_GATE, Downlink, Exchange
+from agw._fast.forward cimport (E_BODY_TIMEOUT, E_CLOSED, E_HEADER_TIMEOUT, E_MALFORMED, E_PLAIN_HTTP, E_TOO_LARGE, Failure, Out,
+                                build_reply, failure, is_hop_field, reason_name)
 from agw._fast.http1 cimport (BODY_DATA, BODY_END, BODY_ERROR, F_EXPECT_CONTINUE, FRAMING_CHUNKED, FRAMING_LENGTH,
-                              FRAMING_NONE, M_OTHER, Head, Header, body_feed, body_init, head_free, head_reset,
+                              FRAMING_NONE, M_OTHER, CLimits, Head, Header, body_feed, body_init, head_free, head_reset,
                               request_head_feed)
-from agw._fast.policy cimport Bind, Http
+from agw._fast.policy cimport Http
 from agw._fast.reactor cimport EV_ERR, EV_HUP, EV_IN, EV_OUT, EV_RDHUP, SCRATCH_IN, Handler, Timer
 from agw._fast.stream cimport buf_append, buf_clear, buf_consume, buf_free
 from agw._fast.tls cimport T_BROKEN, T_CLOSED, T_OPEN, T_PLAIN
 
-from agw._fast.process import refuse_new_connections
+from base64 import b64decode
+from hashlib import sha256
 
 cdef extern from "sys/socket.h" nogil:
-    cdef enum:
-        AF_INET
-        AF_INET6
-        SOCK_NONBLOCK
-        SOCK_CLOEXEC
-        MSG_NOSIGNAL
-        MSG_DONTWAIT
-    struct sockaddr:
-        unsigned short sa_family
-    struct sockaddr_storage:
-        unsigned short ss_family
     ctypedef unsigned int socklen_t
-    int accept4(int fd, sockaddr* addr, socklen_t* n, int flags)
-    ssize_t c_send "send"(int fd, const void* buf, size_t n, int flags)
     cdef enum:
-        AF_UNIX
         SOL_SOCKET
         SO_LINGER
-        SO_PEERCRED
-    int getsockopt(int fd, int level, int name, void* value, socklen_t* n)
     struct linger_t "linger":
         int l_onoff
         int l_linger
     int setsockopt(int fd, int level, int name, const void* value, socklen_t n)
 
-cdef extern from *:
-    """
-    #include <sys/socket.h>
-    #include <unistd.h>
-    struct agw_ucred { pid_t pid; uid_t uid; gid_t gid; };  /* struct ucred without _GNU_SOURCE */
-    """
-    struct ucred "agw_ucred":
-        unsigned int uid
-    unsigned int geteuid() nogil
-
-cdef extern from "arpa/inet.h" nogil:
-    struct in_addr:
-        pass
-    struct in6_addr:
-        unsigned char s6_addr[16]
-    struct sockaddr_in:
-        unsigned short sin_port
-        in_addr sin_addr
-    struct sockaddr_in6:
-        unsigned short sin6_port
-        in6_addr sin6_addr
-    const char* inet_ntop(int family, const void* src, char* dst, socklen_t size)
-    unsigned short ntohs(unsigned short v)
-
 cdef enum:
-    EV_ET = 0x80000000
-    ACCEPTS = 64                    # per event
     DISCARD = 262144                # octets of an unwanted body read to keep a connection
     LINGER_NS = 2000000000
     GRACE_NS = 1500000000           # for a client that sent FIN and may have left altogether
-    DRAIN_IDLE_NS = 1000000000      # idle time a client has while we drain
     HOP_IDLE_NS = 75000000000       # longer than another worker keeps an idle connection
     BUFFER_NS = 300000000000        # total time for a body that must be whole
 
@@ -101,202 +54,8 @@ cdef void reset_on_close(int fd) noexcept:
     setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof(linger_t))
 
 
-cdef bint is_our_own(int fd) noexcept:
-    # Is the process at the other end of a unix socket ours? An abstract name has no permissions of its own.
-    cdef ucred who
-    cdef socklen_t size = sizeof(ucred)
-    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &size) == 0 and who.uid == geteuid()
-
-
-cdef class Acceptor(Handler):
-    def __init__(self, Context ctx not None, int fd, Bind bind not None):
-        self.ctx = ctx
-        self.fd = fd
-        self.bind = bind
-        self.connections = set()
-        self.reserve_fd = c_open(b"/dev/null", O_RDONLY | O_CLOEXEC)
-
-    def __dealloc__(self):
-        if self.reserve_fd >= 0:
-            c_close(self.reserve_fd)
-
-    def start(self):
-        self.ctx.reactor.register(self, EV_IN)
-
-    def switch(self, Bind bind not None):
-        # A new snapshot: the next request of every connection sees it.
-        cdef Downstream d
-        self.bind = bind
-        for d in self.connections:
-            d.bind = bind
-
-    def connection_count(self):
-        return len(self.connections)
-
-    def stop_accepting(self):
-        # Takes nothing more from the queue and gives up the descriptor; connections go on.
-        if self.fd >= 0:
-            self.ctx.reactor.unregister(self)
-
-    def shut_door(self):
-        # Nobody new gets into the queue; who is half in still completes.
-        if self.fd >= 0:
-            refuse_new_connections(self.fd)
-
-    def take_waiting(self):
-        # Accepts everything that is queued.
-        if self.fd >= 0:
-            while self.on_events(EV_IN):
-                pass
-
-    def set_paused(self, bint paused):
-        if paused != self.paused and self.fd >= 0:
-            self.paused = paused
-            self.ctx.reactor.pause(self, paused)
-
-    def drain(self):
-        # Idle connections close now, busy ones after their answer.
-        # An idle client may be about to send: it gets DRAIN_IDLE_NS, and `Connection: close` if it does.
-        cdef Downstream d
-        if self.retired:
-            return
-        self.retired = True
-        for d in list(self.connections):
-            d.keep_alive = False
-            if d.state == S_HEAD and not d.in_head:
-                self.ctx.reactor.arm(&d.timer, self.ctx.reactor.now + DRAIN_IDLE_NS)
-
-    def cut(self):
-        # The drain time is over.
-        cdef Downstream d
-        n = 0
-        for d in list(self.connections):
-            n += 1
-            if d.exchange is not None:
-                d.exchange.fail(E_DRAIN_CUT, NULL, 0, 0)
-            d.close()
-        return n
-
-    cdef int on_events(self, uint32_t events) except -1:
-        cdef sockaddr_storage storage
-        cdef socklen_t size
-        cdef int fd
-        cdef int budget = ACCEPTS
-        while budget and not self.paused and self.fd >= 0:
-            budget -= 1
-            size = sizeof(sockaddr_storage)
-            fd = accept4(self.fd, <sockaddr*> &storage, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
-            if fd < 0:
-                if errno == EAGAIN:
-                    return 0
-                if errno == EINTR or errno == ECONNABORTED:
-                    continue
-                if errno == EMFILE or errno == ENFILE or errno == ENOBUFS or errno == ENOMEM:
-                    # Out of descriptors: tell one client with the reserve, then wait for the tick to try again.
-                    self.shed()
-                    self.set_paused(True)
-                    self.ctx.slot.gauges[G_ACCEPT_PAUSED] += 1
-                    return 0
-                continue
-            self.admit(fd, &storage)
-        return 0 if self.paused else 1      # there may be more
-
-    cdef int shed(self) except -1:
-        cdef int fd
-        if self.reserve_fd >= 0:
-            c_close(self.reserve_fd)
-            fd = accept4(self.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
-            if fd >= 0:
-                self.turn_away(fd)
-            self.reserve_fd = c_open(b"/dev/null", O_RDONLY | O_CLOEXEC)
-        return 0
-
-    cdef int turn_away(self, int fd) except -1:
-        cdef const Failure* f = failure(E_OVERLOAD)
-        cdef bytes body = b'{"error":{"status":503,"reason":"%b","message":"%b"}}' % (b"Internal", f.text)
-        cdef bytes answer = (b"HTTP/1.1 503 Service Unavailable\r\n" + self.ctx.date_line
-                             + b"Content-Type: application/json\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: "
-                             + str(len(body)).encode() + b"\r\n\r\n" + body)
-        if self.bind.tls is None:
-            c_send(fd, PyBytes_AS_STRING(answer), len(answer), MSG_NOSIGNAL | MSG_DONTWAIT)
-        c_close(fd)
-        return 0
-
-    cdef bint may_connect(self, bytes address, int port) except -1:
-        # What the rules about connections say; rules that fail let nobody in.
-        try:
-            return bool(self.ctx.admits(address, port))
-        except Exception as error:
-            self.ctx.reactor.on_error(error)
-            return False
-
-    cdef int admit(self, int fd, void* where) except -1:
-        cdef Downstream d
-        cdef Http http = self.bind.http
-        cdef bytes key
-        cdef char text[64]
-        cdef unsigned short port = 0
-        cdef sockaddr_in6* six
-        cdef sockaddr* addr = <sockaddr*> where
-        cdef bint from_worker = addr.sa_family == AF_UNIX
-        text[0] = 0
-        if addr.sa_family == AF_INET:
-            inet_ntop(AF_INET, &(<sockaddr_in*> addr).sin_addr, text, 64)
-            port = ntohs((<sockaddr_in*> addr).sin_port)
-        elif addr.sa_family == AF_INET6:
-            six = <sockaddr_in6*> addr
-            inet_ntop(AF_INET6, &six.sin6_addr, text, 64)
-            port = ntohs(six.sin6_port)
-            if text[0] == b":" and text[1] == b":" and (text[2] == b"f" or text[2] == b"F") and strlen(text) > 9 and text[6] == b":":
-                # ::ffff:1.2.3.4 is an IPv4 client of a dual-stack socket.
-                for i in range(10, 12):
-                    if six.sin6_addr.s6_addr[i] != 0xFF:
-                        break
-                else:
-                    inet_ntop(AF_INET, &six.sin6_addr.s6_addr[12], text, 64)
-        else:
-            memcpy(text, b"unix", 5)
-        if from_worker and not is_our_own(fd):
-            c_close(fd)
-            return 0
-        key = text
-        if self.ctx.admits is not None and not from_worker and not self.may_connect(key, port):
-            c_close(fd)
-            return 0
-        held = self.ctx.per_address.get(key, 0)
-        # What another worker passes on was admitted there; its pool is bounded.
-        if not from_worker and ((http.max_connections and self.ctx.slot.gauges[G_CONNECTIONS] >= http.max_connections)
-                                or (http.max_per_address and held >= http.max_per_address)):
-            return self.turn_away(fd)
-        self.ctx.per_address[key] = held + 1
-        d = Downstream()
-        d.fd = fd
-        d.ctx = self.ctx
-        d.bind = self.bind
-        d.acceptor = self
-        d.from_worker = from_worker
-        d.address = key
-        d.keep_alive = True
-        d.deadline.owner = <void*> d
-        d.deadline.deadline_ns = 0x7FFFFFFFFFFFFFFF
-        d.peer_ip_len = <uint32_t> strlen(text)
-        memcpy(d.peer, text, d.peer_ip_len)
-        tail = b":%d" % port
-        memcpy(d.peer + d.peer_ip_len, PyBytes_AS_STRING(tail), len(tail))
-        d.peer_len = d.peer_ip_len + <uint32_t> len(tail)
-        d.accepted_ns = self.ctx.reactor.now
-        d.sent = &self.ctx.slot.gauges[G_SENT_BYTES]
-        if self.bind.tls is not None and not from_worker:
-            d.tls = self.bind.tls.accept()
-            d.shaking = d.secure = True
-        self.ctx.slot.gauges[G_CONNECTIONS] += 1
-        self.ctx.slot.gauges[G_CONNECTIONS_TOTAL] += 1
-        self.connections.add(d)
-        self.ctx.reactor.register(d, EV_IN | EV_OUT | EV_RDHUP | <uint32_t> EV_ET)
-        self.ctx.reactor.arm(&d.timer, d.accepted_ns + (DRAIN_IDLE_NS if self.retired else http.first_byte_timeout))
-        # Most clients speak first and at once: look before epoll says so.
-        d.readable = True
-        return d.read()
+cdef class Entrance(Handler):
+    pass
 
 
 cdef class Downstream(Downlink):
@@ -370,6 +129,10 @@ cdef class Downstream(Downlink):
     cdef int on_deferred(self) except -1:
         if self.state == S_CLOSED:
             return 0
+        if self.body_due:
+            self.tell_gate()
+            if self.state == S_CLOSED:
+                return 0
         if self.inbuf.len and (self.state == S_HEAD or self.state == S_BODY or self.state == S_BUFFER or self.state == S_DISCARD):
             self.consume_buffered()
         self.read()
@@ -509,17 +272,19 @@ cdef class Downstream(Downlink):
         cdef Head* h
         cdef int r
         cdef Http http = self.bind.http
+        cdef const CLimits* limits
         self.consuming = True
         try:
             while used < n:
                 if self.state == S_HEAD:
                     http = self.bind.http
+                    limits = &http.hop_limits if self.from_worker else &http.limits
                     if self.head != NULL:
                         h = self.head
                     else:
                         h = &self.ctx.request_head
                         head_reset(h)
-                    r = request_head_feed(h, p + used, <uint32_t> min(n - used, <size_t> http.limits.max_head + 2), &http.limits)
+                    r = request_head_feed(h, p + used, <uint32_t> min(n - used, <size_t> limits.max_head + 2), limits)
                     if r == 0:
                         if self.head == NULL:
                             self.head = self.ctx.detach_head(h)
@@ -594,8 +359,64 @@ cdef class Downstream(Downlink):
             buf_append(&self.headbuf, buf, h.size)
             if self.head == NULL:
                 self.head = self.ctx.detach_head(h)
+            self.collected = self.body_due = False
+            if x.body_wanted:
+                self.collect_after(n, x.body_wanted)
             return 0
         return self.go_on(want, h, buf, rest, n)
+
+    cdef int collect(self, uint64_t limit) except -1:
+        return self.collect_after(self.inbuf.len, limit)
+
+    cdef int collect_after(self, size_t n, uint64_t limit) except -1:
+        # The request waits at the gate until so much of its body is here; bodybuf takes it. n octets came with the head.
+        self.body_limit = limit
+        if self.request_complete or self.bodybuf.len > limit or self.reqbody.framing == FRAMING_NONE \
+                or (self.reqbody.framing == FRAMING_LENGTH and self.reqbody.remaining == 0):
+            return self.body_for_gate()
+        if not self.collected:
+            self.collected = True
+            self.body_until = self.ctx.reactor.now + BUFFER_NS
+            if self.head.flags & F_EXPECT_CONTINUE and n == 0:
+                self.send(PyBytes_AS_STRING(CONTINUE), len(CONTINUE))
+        self.state = S_BUFFER
+        self.ctx.reactor.arm(&self.timer, min(self.ctx.reactor.now + self.bind.http.progress_timeout, self.body_until))
+        if not self.consuming and (self.inbuf.len or self.readable):
+            self.go_on_soon()
+        return 0
+
+    cdef int go_on_soon(self) except -1:
+        # For what a keeper said between two batches of events: nothing else would make the reactor look here before its tick.
+        self.ctx.reactor.defer(self)
+        if self.ctx.reactor.wake is not None:
+            self.ctx.reactor.wake(self.ctx.reactor.on_readable)
+        return 0
+
+    cdef int body_for_gate(self) except -1:
+        # So much is here as the gate wants. It hears so when nobody is in the middle of these octets.
+        self.state = S_BUSY
+        if self.reqbody.framing == FRAMING_NONE or (self.reqbody.framing == FRAMING_LENGTH and self.reqbody.remaining == 0):
+            self.request_complete = True
+        self.ctx.reactor.disarm(&self.timer)
+        self.body_due = True
+        return self.ctx.reactor.defer(self) if self.consuming else self.go_on_soon()
+
+    cdef int tell_gate(self) except -1:
+        cdef bytes body = b""
+        cdef size_t n = self.bodybuf.len
+        self.body_due = False
+        if not self.gated or self.exchange is None:
+            return 0
+        if n:
+            body = self.bodybuf.p[self.bodybuf.off:self.bodybuf.off + min(n, self.body_limit)]
+        entry = self.exchange.entry
+        try:
+            entry._tell(body, self.request_complete and n <= self.body_limit)
+        except Exception as error:
+            self.ctx.reactor.on_error(error)
+            if entry.open:
+                return self.exchange.fail(E_CLOSED, NULL, 0, 0)
+        return 0
 
     cdef int entered(self) except -1:
         # The request that waited at the gate may go on.
@@ -613,7 +434,14 @@ cdef class Downstream(Downlink):
         self.consuming = True
         try:
             want = x.choose(h, buf)
-            used = self.go_on(want, h, buf, rest, self.inbuf.len)
+            if want == WANT_GATE:
+                self.gated = True
+                return 0
+            if self.collected:
+                used = 0
+                self.go_on_collected(want)
+            else:
+                used = self.go_on(want, h, buf, rest, self.inbuf.len)
         finally:
             self.consuming = False
         if self.state == S_CLOSED:
@@ -623,7 +451,7 @@ cdef class Downstream(Downlink):
         if used and self.inbuf.len:
             buf_consume(&self.inbuf, used if used < self.inbuf.len else self.inbuf.len)
         if self.inbuf.len or self.readable:
-            self.ctx.reactor.defer(self)
+            self.go_on_soon()
         return 0
 
     cdef size_t go_on(self, int want, Head* h, const char* buf, const char* rest, size_t n) except? 0:
@@ -648,6 +476,7 @@ cdef class Downstream(Downlink):
                     self.free_head()
                 return size
             self.state = S_BUFFER
+            self.body_limit = self.bind.http.max_buffer
             self.body_until = self.ctx.reactor.now + BUFFER_NS
             if self.headbuf.len == 0:
                 buf_append(&self.headbuf, buf, h.size)
@@ -684,11 +513,46 @@ cdef class Downstream(Downlink):
             self.free_head()
         return used
 
+    cdef int go_on_collected(self, int want) except -1:
+        # The same for a request whose body has been read at the gate, in part or whole.
+        cdef Exchange x = self.exchange
+        cdef Head* h = self.head
+        cdef const char* buf = self.headbuf.p + self.headbuf.off
+        cdef const char* text = b""
+        cdef size_t n = self.bodybuf.len
+        cdef bint whole = self.request_complete
+        cdef bint chunked = h.framing == FRAMING_CHUNKED and not whole
+        self.collected = False
+        if want == DONE_LOCALLY:
+            return self.free_head()
+        if want == WANT_BUFFER and n <= self.bind.http.max_buffer:
+            self.body_limit = self.bind.http.max_buffer
+            if whole:
+                return self.hand_on()
+            self.state = S_BUFFER
+            self.ctx.reactor.arm(&self.timer, min(self.ctx.reactor.now + self.bind.http.progress_timeout, self.body_until))
+            return 0
+        if want == WANT_BUFFER:
+            self.keep_alive = False
+            return x.fail(E_TOO_LARGE, NULL, 0, 0)
+        if n:
+            text = self.bodybuf.p + self.bodybuf.off
+        if not whole:
+            self.state = S_BODY
+            self.ctx.reactor.arm(&self.timer, self.ctx.reactor.now + self.bind.http.progress_timeout)
+        # A chunk is as long as what was read, and a rebuilt head has no room for that.
+        x.dispatch(h, buf, text, 0 if chunked else n, whole, chunked)
+        if chunked and n and self.exchange is x and self.state == S_BODY:
+            x.body(text, n)
+        buf_clear(&self.bodybuf)
+        return self.free_head()
+
     cdef int take_peer(self, Head* h, const char* buf) except -1:
         # Whose request another worker passes on.
         cdef uint32_t i
         cdef Header* f
         self.hop = self.secure = False
+        self.passed = None
         memcpy(self.peer, b"unix", 4)
         self.peer_len = self.peer_ip_len = 4
         for i in range(h.nheaders):
@@ -698,9 +562,17 @@ cdef class Downstream(Downlink):
             if f.name_len == 7:
                 self.secure = f.value_len == 1 and buf[f.value_off] == b"2"
                 self.hop = self.secure or (f.value_len == 1 and buf[f.value_off] == b"1")
+            elif f.name_len == 15:
+                try:
+                    self.passed = b64decode(buf[f.value_off:f.value_off + f.value_len], validate=True) or None
+                except ValueError:
+                    continue        # no worker wrote that: it is nobody's
             elif 0 < f.value_len <= sizeof(self.peer):
                 memcpy(self.peer, buf + f.value_off, f.value_len)
                 self.peer_len = self.peer_ip_len = f.value_len
+        # Some policies were asked by the worker that passed it on, and only there. What is admitted that way is remembered apart: it says
+        # nothing about a client who comes directly.
+        self.mark = (b"hop" if self.hop else b"") + (b"" if self.passed is None else sha256(self.passed).digest())
         return 0
 
     cdef int64_t idle_time(self) noexcept:
@@ -724,7 +596,11 @@ cdef class Downstream(Downlink):
                     if self.read_paused and (self.reqbody.framing != FRAMING_LENGTH or self.reqbody.remaining):
                         return total        # the end of a counted body is seen all the same: no octet would tell of it later
                 elif self.state == S_BUFFER:
-                    if self.bodybuf.len + size > self.bind.http.max_buffer:
+                    if self.bodybuf.len + size > self.body_limit:
+                        if self.gated:
+                            buf_append(&self.bodybuf, data, size)
+                            self.body_for_gate()
+                            return total
                         self.keep_alive = False
                         self.exchange.fail(E_TOO_LARGE, NULL, 0, 0)
                         return total
@@ -762,11 +638,17 @@ cdef class Downstream(Downlink):
         return total
 
     cdef int buffered(self) except -1:
-        # The body is whole; head and body are ours until the request is handed on.
-        cdef Exchange x = self.exchange
+        # The body is whole.
         self.state = S_BUSY
         self.request_complete = True
+        if self.gated:
+            return self.body_for_gate()
         self.ctx.reactor.disarm(&self.timer)
+        return self.hand_on()
+
+    cdef int hand_on(self) except -1:
+        # Head and body are ours until the request is handed on.
+        cdef Exchange x = self.exchange
         cdef const char* text = b""
         if self.bodybuf.len:
             text = self.bodybuf.p + self.bodybuf.off
@@ -802,7 +684,7 @@ cdef class Downstream(Downlink):
         cdef int was = self.state
         self.read_paused = False
         if self.gated:
-            self.gated = False
+            self.gated = self.body_due = False
             self.free_head()
         if was == S_CLOSED:
             return 0

@@ -62,7 +62,8 @@ cdef class Downlink(Stream):
     cdef Exchange exchange
     cdef Timer deadline             # the exchange's total time
     cdef Identity known             # whom the last request was from
-    cdef bytes mark                 # digest of the client's certificate, b"" without one; None: not looked for yet
+    cdef bytes mark                 # what a decision depends on besides the head: a digest of the client's certificate, `hop`; None: not looked for yet
+    cdef bytes passed               # the client's certificate (DER), as the worker that passed the request on saw it; or None
     cdef char peer[72]
     cdef uint32_t peer_len
     cdef uint32_t peer_ip_len
@@ -78,6 +79,7 @@ cdef class Downlink(Stream):
     cdef int exchange_done(self, bint broken) except -1
     cdef int resume_reading(self) except -1
     cdef int entered(self) except -1
+    cdef int collect(self, uint64_t limit) except -1
 
 cdef class Exchange(Client):
     cdef Context ctx
@@ -134,11 +136,15 @@ cdef class Exchange(Client):
     cdef int outcome                # what the answer is to the counters (outcome.pxd)
     cdef int32_t rpc_code           # its JSON-RPC error code, or 0
     cdef Identity identity          # whom it is from, when the route has a gate
-    cdef object entry               # the Entry, while its keeper is asked
+    cdef object entry               # the Entry, while somebody is asked about it
+    cdef object presented           # (header lines, query, cookies): the backend's credentials, or None
+    cdef object shower              # the Entry they were made for, where they differ from caller to caller
+    cdef uint64_t body_wanted       # octets of the body the keeper asked for while it was asked itself
     cdef object refused             # the Refusal that ended it: `error` points into it
     cdef bint charged               # the limits of its message are taken already
     cdef list permits               # charges of concurrency limits that end with it
     cdef bytes noted                # more fields for the access log, or None
+    cdef list seen                  # request fields, query, parameters, response fields; None: the log needs none of them
 
     cdef int open(self, int method, int version) except -1
     cdef int begin(self, Head* h, const char* buf) except -1
@@ -148,6 +154,9 @@ cdef class Exchange(Client):
     cdef int pass_in(self, Identity who, License licence) except -1
     cdef bint charge(self, License licence) except -1
     cdef int opened(self, Identity who, License licence) except -1
+    cdef int armed(self, object presented) except -1
+    cdef int ask(self, object asked, Gate gate, Head* h, const char* buf, bytes shown) except -1
+    cdef int proceed(self, Head* h, const char* buf) except -1
     cdef int turn_away(self, object refusal) except -1
     cdef int choose(self, Head* h, const char* buf) except -1
     cdef list fields(self, Head* h, const char* buf)

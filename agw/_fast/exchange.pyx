@@ -12,10 +12,11 @@
 
 from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcmp
+from libc.string cimport memchr, memcmp
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 
 import time
+from base64 import b64encode
 from hashlib import sha256
 from email.utils import formatdate
 
@@ -34,7 +35,7 @@ from agw._fast.http1 cimport (BODY_DATA, BODY_END, BODY_ERROR, F_EVENT_STREAM, F
                               response_head_feed)
 from agw._fast.gate cimport Charge, Gate, Identity, License, give_back
 from agw._fast.jsonrpc cimport KIND_BATCH, KIND_REQUEST, KIND_RESPONSE, Envelope, envelope_scan
-from agw._fast.policy cimport Http, Match, Route
+from agw._fast.policy cimport HOP_CERTIFICATE, HeaderEdits, Http, Match, Route
 from agw._fast.methods cimport rpc_kind, rpc_number
 from agw._fast.outcome cimport O_CANCELLED, O_OK, O_TOOL, O_UNKNOWN, outcome_of, outcome_of_code
 from agw._fast.pool cimport FAIL_CONNECT, FAIL_CONNECT_TIMEOUT, FAIL_DNS, FAIL_QUEUE_FULL, FAIL_TLS, Client, Cluster, Upstream
@@ -42,6 +43,7 @@ from agw._fast.reactor cimport SCRATCH_OUT, Reactor, timer_unlink
 from agw._fast.stream cimport HIGH_WATER, LOW_WATER, Stream, buf_append, buf_clear, buf_consume, buf_free
 from agw._fast.tls cimport may_serve
 
+from agw._fast.bare import bare_cookies, bare_query
 from agw._fast.jsonrpc import locate
 from agw._fast.methods import KINDS as _kinds, METHODS as _methods
 
@@ -58,6 +60,9 @@ cdef enum:
     RPC_DELETE = 4
     RPC_LIST = 9
     RPC_CALL = 10
+
+
+cdef tuple NOTHING = (b"", b"", b"")
 
 
 cdef inline bint is_named(Identity who) noexcept:
@@ -159,6 +164,9 @@ cdef class Downlink(Stream):
     cdef int entered(self) except -1:
         return 0
 
+    cdef int collect(self, uint64_t limit) except -1:
+        return 0
+
     def __dealloc__(self):
         timer_unlink(&self.deadline)
 
@@ -203,10 +211,12 @@ cdef class Exchange(Client):
         self.tool = -1
         self.outcome = 0
         self.rpc_code = 0
-        self.noted = None
+        self.noted = self.seen = None
         self.identity = None
         self.refused = None
         self.permits = None
+        self.presented = None
+        self.shower = None
         self.charged = False
         self.envelope.kind = 0
         self.method_len = self.path_log_len = self.host_len = self.name_len = self.id_len = self.rpc_len = 0
@@ -268,6 +278,8 @@ cdef class Exchange(Client):
         buf_append(&self.meta, buf + h.start, h.method_len)
         buf_append(&self.meta, buf + h.host_off, h.host_len)
         buf_append(&self.meta, self.path, self.path_len)
+        if self.ctx.log.looks:
+            self.seen = [self.fields(h, buf), buf[h.query_off:h.query_off + h.query_len] if h.has_query else None, None, []]
         return 0
 
     cdef int admit(self, Head* h, const char* buf) except -1:
@@ -298,7 +310,6 @@ cdef class Exchange(Client):
         # ENTERED, WANT_GATE (the keeper takes its time), or DONE_LOCALLY (refused).
         cdef Identity who = None
         cdef bytes shown
-        cdef int state
         cdef bint simple
         if self.down.mark is None:
             certificate = self.down.tls.certificate() if self.down.tls is not None else None
@@ -315,12 +326,19 @@ cdef class Exchange(Client):
             if who is not None:
                 return self.pass_in(who, who.entry)
         self.is_rpc = self.route.speaks_rpc
-        if gate.keeper is None:
+        return self.ask(gate.keeper, gate, h, buf, shown)
+
+    cdef int ask(self, object asked, Gate gate, Head* h, const char* buf, bytes shown) except -1:
+        # Whoever decides about the request, or has what its backend is presented: ENTERED, WANT_GATE or DONE_LOCALLY.
+        cdef int state
+        if asked is None:
             self.fail(E_CLOSED, NULL, 0, 0)
             return DONE_LOCALLY
         entry = self.ctx.make_entry(
-            self, gate, self.path[:self.path_len], buf[h.query_off:h.query_off + h.query_len] if h.has_query else None, self.fields(h, buf), shown)
+            self, asked, gate, self.path[:self.path_len], buf[h.query_off:h.query_off + h.query_len] if h.has_query else None, self.fields(h, buf),
+            shown)
         self.entry = entry
+        self.body_wanted = 0
         try:
             state = entry._ask()
         except Exception as error:
@@ -333,6 +351,10 @@ cdef class Exchange(Client):
         if state == 2:
             self.turn_away(entry.refusal)
             return DONE_LOCALLY
+        if gate is None:
+            self.presented = entry.presented
+            self.shower = entry
+            return ENTERED
         return self.pass_in(entry.identity, entry.licence)
 
     cdef int pass_in(self, Identity who, License licence) except -1:
@@ -369,6 +391,12 @@ cdef class Exchange(Client):
             self.down.entered()
         return 0
 
+    cdef int armed(self, object presented) except -1:
+        # The backend's credential came, after a while.
+        self.presented = presented
+        self.down.entered()
+        return 0
+
     cdef int turn_away(self, refusal) except -1:
         # Somebody may not enter. `cause` is for the log, `message` for the caller.
         cdef bytes message = refusal.message
@@ -403,7 +431,9 @@ cdef class Exchange(Client):
     cdef int choose(self, Head* h, const char* buf) except -1:
         # What happens with a request that may enter: redirect, direct response, or a backend.
         cdef Route route = self.route
-        cdef Http http = self.bind.http
+        cdef int want
+        if self.presented is not None:
+            return self.proceed(h, buf)
         self.is_rpc = False
         if route.redirect is not None:
             return self.redirect(route.redirect, h, buf)
@@ -417,6 +447,23 @@ cdef class Exchange(Client):
             return DONE_LOCALLY
         if self.choice.redirect is not None:
             return self.redirect(self.choice.redirect, h, buf)
+        if self.choice.auth is not None:
+            asked = self.choice.auth.presenting
+            self.presented = None if asked is None else asked.constant
+            if self.presented is None and (asked is None or not asked.signs):
+                want = self.ask(asked, None, h, buf, None)
+                if want != ENTERED:
+                    return want
+        return self.proceed(h, buf)
+
+    cdef int proceed(self, Head* h, const char* buf) except -1:
+        # What the chosen backend needs of the request: its body as it comes, or whole.
+        cdef Http http = self.bind.http
+        if self.choice.auth is not None and self.choice.auth.presenting.signs and h.framing != FRAMING_NONE and self.choice.auth.presenting.whole:
+            if h.content_length > <int64_t> http.max_buffer:
+                self.fail(E_TOO_LARGE, NULL, 0, 0)
+                return DONE_LOCALLY
+            return WANT_BUFFER
         if self.choice.service is not None or self.choice.cluster.is_mcp:
             self.is_rpc = True
             if h.method == M_POST or (self.choice.service is not None and h.framing != FRAMING_NONE):
@@ -454,7 +501,7 @@ cdef class Exchange(Client):
         # What a JSON-RPC body says. 0: fine; 1: refused and finished.
         cdef Envelope* e = &self.envelope
         cdef int32_t rpc
-        if self.method != M_POST:
+        if self.method != M_POST or not self.is_rpc:
             return 0
         if envelope_scan(body, <uint32_t> n, e, 64) < 0:
             if e.code != -32700 and (e.id_kind == 1 or e.id_kind == 2):
@@ -476,6 +523,8 @@ cdef class Exchange(Client):
             self.id_len = e.id.len
             buf_append(&self.meta, body + e.id.off, e.id.len)
         if self.ctx.log.enabled:
+            if self.seen is not None:
+                self.seen[2] = body[e.params.off:e.params.off + e.params.len]
             self.rpc_len = e.method.len if e.method.len <= 128 else 0
             buf_append(&self.meta, body + e.method.off, self.rpc_len)
             if e.name.len and e.name.len <= 1024:
@@ -495,7 +544,9 @@ cdef class Exchange(Client):
         cdef RequestContext rc
         cdef Cluster cluster = self.choice.cluster
         cdef Upstream up
-        cdef bytes built
+        cdef bytes built, proof, query
+        cdef bytes lines = None
+        cdef HeaderEdits more = self.identity.edits if self.identity is not None else None
         if self.choice.service is not None:
             taken = 0 if self.choice.table is None else self.take_shortcut(h, buf, body, n)
             if taken < 0:
@@ -526,9 +577,39 @@ cdef class Exchange(Client):
         rc.peer_len = self.down.peer_ip_len
         rc.upgrade = self.wants_upgrade
         rc.secure = self.down.secure
+        rc.certificate = NULL
+        if self.choice.hop and self.down.mark and self.down.tls is not None:
+            # What the client proved here holds there, too. Only a worker is believed in this, and from outside nobody gets it through.
+            proof = b64encode(self.down.tls.certificate() or b"")
+            if PyBytes_GET_SIZE(proof) > HOP_CERTIFICATE:
+                return self.fail(E_INTERNAL, "the client's certificate is too large to pass on to another worker", 0, 0)
+            rc.certificate = PyBytes_AS_STRING(proof)
+            rc.certificate_len = <uint32_t> PyBytes_GET_SIZE(proof)
         rc.name = self.own_name
         rc.name_len = self.own_name_len
         rc.parent = self.trace_parent
+        rc.query = buf + h.query_off
+        rc.query_len = h.query_len
+        # The query of a request to the gateway's own service is none of its targets' business.
+        rc.mark = b"?" if h.has_query and self.served is None else 0
+        rc.cookieless = False
+        if self.presented is not None:
+            lines = <bytes> (<tuple> self.presented)[0]
+        if self.choice.bare is not None:
+            bare, eaten = self.choice.bare
+            added = self.presented if self.presented is not None else NOTHING
+            query = bare_query(rc.query[:rc.query_len] if rc.mark else None, bare, added[1])
+            rc.mark = 0
+            if query is not None:
+                rc.query = PyBytes_AS_STRING(query)
+                rc.query_len = <uint32_t> PyBytes_GET_SIZE(query)
+                rc.mark = b"&" if memchr(rc.path, 63, rc.path_len) != NULL else b"?"
+            if eaten or added[2]:
+                rc.cookieless = True
+                lines = (lines if lines is not None else b"") + bare_cookies(self.fields(h, buf), eaten, added[2])
+        if lines and more is not None and more.lines:
+            # What the backend is presented stands once, whatever another policy adds.
+            more = more.without(lines)
         self.request_chunked = chunked
         if chunked:
             rc.framing = FRAMING_CHUNKED
@@ -540,8 +621,19 @@ cdef class Exchange(Client):
         else:
             rc.framing = h.framing
             rc.length = h.content_length if h.content_length > 0 else 0
-        if build_request(&o, h, buf, self.choice, self.bind.http, &rc, self.identity.edits if self.identity is not None else None, None) < 0:
+        if build_request(&o, h, buf, self.choice, self.bind.http, &rc, more, lines) < 0:
             return self.fail(E_INTERNAL, NULL, 0, 0)
+        if self.choice.auth is not None and self.choice.auth.presenting.signs:
+            # What is signed is what goes out: nothing but the signature is added.
+            signed = self.choice.auth.presenting.sign(
+                self.identity, _methods[self.method], o.p[:o.n - 4], body[:n] if complete and not chunked else None, cluster.tls is not None)
+            if not isinstance(signed, bytes):
+                return self.turn_away(signed)
+            o.n -= 2
+            put(&o, PyBytes_AS_STRING(<bytes> signed), <size_t> PyBytes_GET_SIZE(<bytes> signed))
+            put(&o, b"\r\n", 2)
+            if o.full:
+                return self.fail(E_INTERNAL, NULL, 0, 0)
         self.own_name = self.trace_parent = NULL
         if chunked:
             if n:
@@ -576,6 +668,7 @@ cdef class Exchange(Client):
         cdef Choice choice
         cdef Gate gate
         cdef License licence
+        presented = None
         if self.method != M_POST:
             return 0
         choice = find_way(table, h, buf, e, body, n, self.rpc, &way, found)
@@ -585,6 +678,10 @@ cdef class Exchange(Client):
             return 0
         if is_named(self.identity) and has_state(body, n):
             return 0
+        if choice.auth is not None:
+            presented = choice.auth.presenting.now(self.identity)
+            if presented is None:
+                return 0
         gate = <Gate> self.route.gate
         if gate is not None and gate.messages:
             # Also what another worker passed on: it did so before it looked at the message.
@@ -595,6 +692,7 @@ cdef class Exchange(Client):
             if licence.charges and not self.charge(licence):
                 return -2
             self.charged = True
+        self.presented = presented
         self.served = self.choice
         self.choice = choice
         self.legacy = way.modern == 0
@@ -630,7 +728,7 @@ cdef class Exchange(Client):
         # The answer that has begun is not one to relay: the service goes on with it, on the connection it comes on.
         cdef Upstream up = self.upstream
         cdef Head h
-        cdef CLimits lim = self.bind.http.limits
+        cdef CLimits lim = self.bind.http.hop_limits
         cdef uint32_t target = self.choice.target
         cdef object service = self.served.service
         cdef bytes octets = at[:n]
@@ -956,6 +1054,11 @@ cdef class Exchange(Client):
         o.n = 0
         o.cap = SCRATCH_OUT
         o.full = False
+        if self.seen is not None:
+            self.seen[3] = self.fields(h, buf)
+        if h.status == 401 and self.presented is not None and self.choice.auth is not None and self.served is None:
+            # The next request gets another one, if there is another. A target's transport sees to it itself, and tries again.
+            self.choice.auth.presenting.refused(self.identity, self.shower)
         if h.status == 101:
             if not self.wants_upgrade or not h.flags & F_UPGRADE or not h.upgrade_len \
                     or not upgrade_elements(buf[h.upgrade_off:h.upgrade_off + h.upgrade_len]) <= self.upgrade_asked:
@@ -1234,6 +1337,7 @@ cdef class Exchange(Client):
         cdef int64_t took = self.ctx.reactor.now - self.start_ns
         cdef Record r
         cdef bytes endpoint = None
+        cdef bytes added = b""
         cdef Cluster cluster = self.choice.cluster if self.choice is not None else None
         if broken and self.phase == X_RESPONSE and self.client_framing == FRAMING_EOF:
             # A FIN would say that the body is whole.
@@ -1247,7 +1351,10 @@ cdef class Exchange(Client):
             # A request that another worker answered is counted there.
             slot.observe_row(slot.mcp_row(False, self.route.label, cluster.label if cluster is not None else self.service_label, <uint32_t> self.rpc,
                                           <uint32_t> self.tool if self.tool > 0 else 0, <uint32_t> self.outcome), took)
-        if self.ctx.log.enabled:
+        if self.ctx.log.enabled and self.ctx.log.details is not None:
+            added = self.ctx.log.details(self.identity, self)
+        if self.ctx.log.enabled and added is not None:
+            r.added, r.added_len = PyBytes_AS_STRING(added), <uint32_t> PyBytes_GET_SIZE(added)
             r.wall_ns = self.ctx.reactor.wall
             r.duration_ns = took
             r.fields = PyBytes_AS_STRING(self.route.log_fields if self.route is not None else self.bind.log_fields)
@@ -1310,8 +1417,10 @@ cdef class Exchange(Client):
         buf_clear(&self.kept)
         buf_clear(&self.spliced)
         self.served = None
-        self.noted = None
+        self.noted = self.seen = None
         self.identity = None
+        self.presented = None
+        self.shower = None
         self.refused = None
         if self.rhead != NULL:
             head_free(self.rhead)

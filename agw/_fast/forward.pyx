@@ -5,7 +5,7 @@
 # - hop-by-hop fields and those named by Connection are dropped; framing is written by us, in place of the original;
 # - names, values and order of everything else are kept (names in lower case when the operator asks for it);
 # - X-Forwarded-For/-Host/-Proto say what we saw; what a client claims about itself is dropped unless configured;
-# - `agw-hop` (2: the client speaks TLS, else 1) and `agw-peer` are between workers: whoever sends them, they are not
+# - `agw-hop` (2: the client speaks TLS, else 1), `agw-peer` and `agw-certificate` are between workers: whoever sends them, they are not
 #   passed on, and a hop gets our own;
 # - an Out that overflows is marked, never written past its end.
 
@@ -197,7 +197,8 @@ cdef frozenset upgrade_elements(bytes value):
 
 
 cdef bint is_hop_field(const char* name, uint32_t n) noexcept nogil:
-    return ((n == 7 and equals_lower(name, b"agw-hop", 7)) or (n == 8 and equals_lower(name, b"agw-peer", 8)))
+    return ((n == 7 and equals_lower(name, b"agw-hop", 7)) or (n == 8 and equals_lower(name, b"agw-peer", 8))
+            or (n == 15 and equals_lower(name, b"agw-certificate", 15)))
 
 
 cdef int put_host(Out* o, const Head* h, const char* buf, Choice choice) except -1:
@@ -234,9 +235,9 @@ cdef int build_request(Out* o, const Head* h, const char* buf, Choice choice, Ht
     put_(o, buf + h.start, h.method_len)
     put_(o, b" ", 1)
     put_(o, ctx.path, ctx.path_len)
-    if h.has_query:
-        put_(o, b"?", 1)
-        put_(o, buf + h.query_off, h.query_len)
+    if ctx.mark:
+        put_(o, &ctx.mark, 1)
+        put_(o, ctx.query, ctx.query_len)
     put_(o, b" HTTP/1.1\r\n", 11)
     for i in range(h.nheaders):
         f = &h.headers[i]
@@ -278,6 +279,8 @@ cdef int build_request(Out* o, const Head* h, const char* buf, Choice choice, Ht
         if edits is not None and edits.drops(buf + f.name_off, f.name_len):
             continue
         if more is not None and more.drops(buf + f.name_off, f.name_len):
+            continue
+        if ctx.cookieless and f.name_len == 6 and equals_lower(buf + f.name_off, b"cookie", 6):
             continue
         put_field(o, buf, f, http.lowercase)
     if not hosted:
@@ -325,6 +328,10 @@ cdef int build_request(Out* o, const Head* h, const char* buf, Choice choice, Ht
         put_(o, b"agw-hop: 2\r\nagw-peer: " if ctx.secure else b"agw-hop: 1\r\nagw-peer: ", 22)
         put_(o, ctx.peer, ctx.peer_len)
         put_(o, b"\r\n", 2)
+        if ctx.certificate != NULL:
+            put_(o, b"agw-certificate: ", 17)
+            put_(o, ctx.certificate, ctx.certificate_len)
+            put_(o, b"\r\n", 2)
     if ctx.upgrade:
         put_(o, b"Connection: upgrade\r\nUpgrade: ", 30)
         put_(o, buf + h.upgrade_off, h.upgrade_len)

@@ -28,7 +28,7 @@ cdef class Identity:
     cdef readonly License entry
     cdef public dict extra
     cdef bytes shown
-    cdef uint64_t generation            # of its gate when it was remembered; 0: never
+    cdef uint64_t generation        # of the gate that remembers it
     cdef dict calls                     # name as the client says it -> License
 
 cdef class Gate:
@@ -41,7 +41,7 @@ cdef class Gate:
     cdef readonly uint32_t capacity
     cdef dict identities
     cdef list recent                    # of Identity or None, by a keyed hash
-    cdef uint64_t generation            # no other gate has it
+    cdef readonly uint64_t generation   # another one after `forget_all`; no two gates ever have the same
     cdef bytes shown(self, const Head* h, const char* buf, bytes peer, bytes mark)
     cdef Identity recall(self, const Head* h, const char* buf, Identity last, int64_t now)
     cdef bint is_of(self, Identity who, const char* value, uint32_t size, int64_t now) noexcept

@@ -8,7 +8,7 @@ Rules:
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol, type_check_only
+from typing import Any, Protocol, type_check_only
 
 from typing_extensions import disjoint_base
 
@@ -48,6 +48,9 @@ class HeaderEdits:
 
     def derived(self, lines: bytes) -> HeaderEdits:
         """The same removals with other lines, which the caller vouches for (`header_line`)."""
+
+    def without(self, lines: bytes) -> HeaderEdits:
+        """The same removals, without own lines of a name that stands in `lines`."""
 
     def would_drop(self, name: bytes) -> bool:
         """Is a field of this name, in any case, left out of the head? For tests; the exchange calls `drops`."""
@@ -112,8 +115,18 @@ class Choice:
         response_timeout_ns: int,
         service: Service | None = None,
         target: int = 0,
+        auth: Any = None,
+        bare: tuple[frozenset[bytes], frozenset[bytes]] | None = None,
     ) -> None:
-        """`cluster` is None when `service` answers; `target` numbers the choices of a service's own."""
+        """`cluster` is None when `service` answers; `target` numbers the choices of a service's own.
+
+        `auth` is an `agw.runtime.credentials.BackendAuth`; `bare` names the query parameters and cookies that do not go on.
+        """
+
+    @property
+    def auth(self) -> Any: ...
+    @property
+    def bare(self) -> tuple[frozenset[bytes], frozenset[bytes]] | None: ...
 
     def set_table(self, table: CallTable | None) -> None:
         """What the service lets the exchange do without it."""
@@ -176,7 +189,8 @@ class Choice:
 
 def hop_choice(cluster: Cluster) -> Choice:
     """A choice that passes a request on to another worker of this gateway, as it came: path, Host and X-Forwarded-* are
-    the client's, and `agw-hop: 1` and `agw-peer` (the client's address) are added. See agw.worker.hop."""
+    the client's, and `agw-hop: 1` and `agw-peer` (the client's address) are added, `agw-certificate` (the client's, base64
+    of DER) when it showed one. See agw.worker.hop."""
 
 @disjoint_base
 class Route:

@@ -34,6 +34,10 @@ cdef class HeaderEdits:
         edits.lines = lines
         return edits
 
+    def without(self, bytes lines not None):
+        names = {line.partition(b":")[0].lower() for line in lines.split(b"\r\n")}
+        return self.derived(b"".join([line + b"\r\n" for line in self.lines.split(b"\r\n") if line and line.partition(b":")[0].lower() not in names]))
+
     def would_drop(self, bytes name not None):
         return bool(self.drops(PyBytes_AS_STRING(name), <uint32_t> PyBytes_GET_SIZE(name)))
 
@@ -120,7 +124,7 @@ cdef class Cors:
 
 cdef class Choice:
     def __init__(self, cluster, weight, *, request_edits, response_edits, host, host_mode, host_part, path, path_prefix,
-                 redirect, response_timeout_ns, service=None, target=0):
+                 redirect, response_timeout_ns, service=None, target=0, auth=None, tuple bare=None):
         self.cluster = cluster
         self.service = service
         self.table = None
@@ -135,6 +139,8 @@ cdef class Choice:
         self.path_prefix = path_prefix
         self.redirect = redirect
         self.response_timeout = response_timeout_ns
+        self.auth = auth
+        self.bare = bare
 
     def set_table(self, table):
         self.table = table
@@ -199,6 +205,9 @@ cdef class Http:
         self.limits.max_chunk_line = 4096
         self.limits.max_chunk_ext = 16384
         self.limits.max_trailers = 8192
+        self.hop_limits = self.limits
+        self.hop_limits.max_field = max(self.limits.max_field, <uint32_t> HOP_CERTIFICATE + 32)
+        self.hop_limits.max_head += HOP_CERTIFICATE + 256
         self.max_buffer = plan.max_buffer_bytes
         self.header_timeout = plan.header_timeout_ns
         self.first_byte_timeout = plan.first_byte_timeout_ns

@@ -21,10 +21,10 @@ KEYS = _table(
     ProcessConfig=(
         "additionalTrustDomains caAddress caAuthToken clusterId connectionMinTerminationDeadline customFunctions "
         "database enableIpv6 gateway hbone histograms localXdsPath modelCatalog namespace network sensitiveHeaders "
-        "serviceAccount skipValidateTrustDomain spiffe standardAttributes storage tracing trustDomain "
+        "serviceAccount skipValidateTrustDomain spiffe standardAttributes storage trustDomain "
         "xdsAddress xdsAuthToken"
     ),
-    Logging="database fields filter format",
+    Logging="database",
     Metrics="fields remove",
     BackendDefaults="keepalives",
     Dns="edns0 lookupFamily",
@@ -32,7 +32,7 @@ KEYS = _table(
         "http2ConnectionWindowSize http2FrameSize http2KeepaliveInterval http2KeepaliveTimeout http2MaxHeaderSize "
         "http2WindowSize"
     ),
-    AccessLog="add database filter otlp remove",
+    AccessLog="database otlp",
     FrontendPolicies="connect logging networkExtAuthz proxy proxyProtocol tcp tls tracing",
     DirectResponse="bodyExpression conditional",
     RoutePolicies=(
@@ -54,20 +54,22 @@ KEYS = _table(
     GatewayListener=_AUTH,
     Gateway=_AUTH,
     BindListener="tcpRoutes",
-    ServerTls="cipherSuites keyExchangeGroups maxTLSVersion maxTlsVersion spiffe",
+    ServerTls="cipherSuites keyExchangeGroups spiffe",
     ApiKey="allowedModels",
     ServicePolicies="backendAuth backendTunnel http requestHeaderModifier tcp transformations",
     Location="expression",
-    BackendAuth="aws azure gcp",
+    AwsAuth="assumeRole",
+    BackendAuth="azure gcp",
     OAuthClientAuth="certificate certificateHeader",
     ActorToken="enforceMayAct",
-    BackendTls="keyExchangeGroups spiffe subjectAltNames",
+    BackendTls="keyExchangeGroups spiffe",
 )
 
 VALUES = _table(
     **{
         "Gateway.protocol": "TCP TLS",
         "GatewayListener.protocol": "TCP TLS",
+        "Logging.format": "text",
         "BindListener.protocol": "TLS TCP HBONE",
         "Bind.tunnelProtocol": "hboneWaypoint hboneGateway proxy connect",
         "Bind.mode": "internal",

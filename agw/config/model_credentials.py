@@ -150,6 +150,33 @@ class OAuthClientCredentialsAuth(Model, frozen=True):
     timeout: Annotated[str | None, ours("How long the endpoint may take; 5s by default.")] = None
 
 
+class OAuthAuthorizationCodeAuth(Model, frozen=True):
+    """A token that the caller himself granted agw at the backend's authorization server (RFC 6749, 4.1)."""
+
+    resource: Annotated[str, ours("Identifier of the backend (RFC 8707), mostly its URL.")]
+    redirect_uri: Annotated[str, ours("URL of agw's own page for it, as browsers reach it, such as https://gw.example/.agw/oauth/callback.")]
+    issuer: Annotated[str | None, ours("The authorization server; what the backend names (RFC 9728) by default.")] = None
+    client_auth: Annotated[OAuthClientAuth | None, ours("Who agw is at `issuer`; it registers itself (RFC 7591) when not given.")] = None
+    client_document: Annotated[bool, ours("Whether `redirectUri` serves agw's client metadata document, for servers that fetch it.")] = True
+    scopes: Annotated[list[str], ours("Scopes to ask for; those the backend names by default.")] = []
+    browser: Annotated[
+        Literal["samePrincipal", "anyone"], ours("Who may follow a link: only who asked, by the policies of the page's route, or anyone who has it.")
+    ] = "samePrincipal"
+    internal_origins: Annotated[list[str], ours("Origins besides those of `resource` and `issuer` that may be http or inside the network.")] = []
+    policies: Annotated[ServicePolicies | None, ours("Policies for connections to those origins.")] = None
+    location: Annotated[Location | None, ours("Where the token goes; `Authorization: Bearer` by default.")] = None
+
+
+class AwsAuth(Model, frozen=True):
+    """AWS Signature Version 4; without a key the one of the environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN."""
+
+    access_key_id: Annotated[str | None, about("Access key id.")] = None
+    secret_access_key: Annotated[str | FromFile | None, about("Its secret, or `{file}`.")] = None
+    session_token: Annotated[str | FromFile | None, about("Session token of temporary credentials, or `{file}`.")] = None
+    region: Annotated[str | None, about("Region that is signed; AWS_REGION or AWS_DEFAULT_REGION by default.")] = None
+    service_name: Annotated[str | None, about("Service that is signed, such as execute-api or bedrock-agentcore.")] = None
+
+
 class BackendAuth(Model, frozen=True):
     """Credentials a backend gets; one kind, and `credentials` besides or alone."""
 
@@ -159,4 +186,6 @@ class BackendAuth(Model, frozen=True):
     jwt_sign: Annotated[JwtSignAuth | None, about("A JWT signed by agw.")] = None
     oauth_token_exchange: Annotated[OAuthTokenExchangeAuth | None, about("A token for the caller, exchanged for his own.")] = None
     cross_app_access: Annotated[CrossAppAccessAuth | None, about("A token for the caller by an identity assertion (ID-JAG).")] = None
+    aws: Annotated[AwsAuth | None, about("A signature for AWS.")] = None
     oauth_client_credentials: Annotated[OAuthClientCredentialsAuth | None, ours("A token for agw itself.")] = None
+    oauth_authorization_code: Annotated[OAuthAuthorizationCodeAuth | None, ours("A token the caller granted agw, asked for when it is missing.")] = None

@@ -11,12 +11,36 @@ from agw.config.modelling import Model, about, bounds, ours
 _GIB = 1 << 30
 
 
+class LogFields(Model, frozen=True):
+    """Fields to add and to remove."""
+
+    add: Annotated[dict[str, str], about("Expressions by name of the field.")] = {}
+    remove: Annotated[list[str], about("Names of fields to leave out.")] = []
+
+
+class Tracing(Model, frozen=True):
+    """Export of spans. Known and not done yet: `agw validate` warns."""
+
+    otlp_endpoint: Annotated[str | None, about("URL of the collector.")] = None
+    headers: Annotated[dict[str, str], about("Headers of exports.")] = {}
+    otlp_protocol: Annotated[Literal["grpc", "http"], about("Protocol of exports.")] = "grpc"
+    fields: Annotated[LogFields | None, about("Attributes of spans to add and to remove.")] = None
+    random_sampling: Annotated[str | bool | float | None, about("Share of requests without a trace that begin one: 0 to 1, true, false or an expression.")] = (
+        None
+    )
+    client_sampling: Annotated[str | bool | float | None, about("Likewise, of requests with a trace.")] = None
+    path: Annotated[str | None, about("Path of exports; /v1/traces when not given.")] = None
+
+
 class Logging(Model, frozen=True):
     """The process log."""
 
     level: Annotated[
         Literal["error", "warn", "info", "debug", "trace"] | None, about("Least severity to write; info by default.")
     ] = None
+    format: Annotated[Literal["json"] | None, about("How lines are written.")] = None
+    filter: Annotated[str | None, about("The older form of frontendPolicies.accessLog.filter.")] = None
+    fields: Annotated[LogFields | None, about("The older form of `add` and `remove` of frontendPolicies.accessLog.")] = None
 
 
 class Metrics(Model, frozen=True):
@@ -84,11 +108,15 @@ class ProcessConfig(Model, frozen=True):
     ] = None
     logging: Annotated[Logging | None, about("The process log.")] = None
     metrics: Annotated[Metrics | None, about("Metrics exposition.")] = None
+    tracing: Annotated[Tracing | None, about("Export of spans; not done yet.")] = None
     backend: Annotated[BackendDefaults | None, about("Defaults for all upstream connections.")] = None
     dns: Annotated[Dns | None, about("Name resolution.")] = None
     mcp: Annotated[McpSettings | None, about("Settings of all MCP backends.")] = None
     session: Annotated[SessionKeys | None, about("Keys that protect session ids.")] = None
     pin_cpus: Annotated[bool, ours("Whether each worker is bound to one CPU.")] = False
+    watch_interval: Annotated[
+        str | None, ours("How often files that the configuration names (certificates, keys, secrets) are looked at for changes; 5s by default, 0s never.")
+    ] = None
     heartbeat_timeout: Annotated[str | None, ours("Silence after which a worker is replaced; 5s by default.")] = None
     backlog: Annotated[
         Annotated[int, bounds(1, 65535)] | None, ours("Connections the kernel queues per listening socket.")
@@ -135,6 +163,9 @@ class AccessLog(Model, frozen=True):
 
     enabled: Annotated[bool, ours("Whether lines are written.")] = True
     path: Annotated[str | None, ours("File to append to; standard output when not given.")] = None
+    filter: Annotated[str | None, about("Expression; a request for which it is false has no line.")] = None
+    add: Annotated[dict[str, str], about("Expressions by name of the field they make.")] = {}
+    remove: Annotated[list[str], about("Names of fields to leave out.")] = []
 
 
 class FrontendPolicies(Model, frozen=True):

@@ -17,14 +17,16 @@ from agw.config.check import Context
 from agw.config.document import resolve_scalar
 from agw.config.external import admin_auth
 from agw.config.model import Config
-from agw.config.model_process import ProcessConfig
+from agw.config.model_process import AccessLog, Logging, ProcessConfig
 from agw.config.problem import Finding, Path
+from agw.config.rules import expression
 from agw.runtime.plan import AccessLogPlan, ClusterPlan, HttpPlan, ProcessPlan
 
 _MCP_RESPONSE_TIMEOUT_NS = 600_000_000_000
 _PREFIX = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MAX_WORKERS = 1024
 _SESSION_KEY = re.compile(r"[0-9A-Fa-f]{64}")
+_MAX_FIELD, _MAX_FIELDS = 128, 64
 _MAKE_KEY = "make one with: openssl rand -hex 32"
 
 # Attribute of the model -> (key in the file, plan field, parser or None for numbers and words).
@@ -105,6 +107,8 @@ def process_plan(context: Context, config: Config) -> ProcessPlan:
         out["workers"] = count
     if block.logging is not None and block.logging.level is not None:
         out["log_level"] = block.logging.level
+    if block.tracing is not None:
+        context.findings.warning((*path, "tracing"), "agw exports no spans yet, so this has no effect; everything else of the file has")
     if block.metrics is not None and block.metrics.prefix is not None:
         out["metrics_prefix"] = context.findings.value(
             (*path, "metrics", "prefix"), _metric_prefix, block.metrics.prefix, "agw"
@@ -117,6 +121,8 @@ def process_plan(context: Context, config: Config) -> ProcessPlan:
         out["heartbeat_timeout_ns"] = context.findings.value(
             (*path, "heartbeatTimeout"), values.positive_duration_ns, block.heartbeat_timeout, 1
         )
+    if block.watch_interval is not None:
+        out["watch_ns"] = context.findings.value((*path, "watchInterval"), values.duration_ns, block.watch_interval, 0)
     if block.backlog is not None:
         out["backlog"] = block.backlog
     out["admin_auth"] = admin_auth(context, block.admin_auth, out.get("admin_address", ProcessPlan().admin_address), block.admin_insecure)
@@ -199,7 +205,31 @@ def http_plan(context: Context, config: Config) -> HttpPlan:
     return plan
 
 
-def access_log_plan(config: Config) -> AccessLogPlan:
-    """Where request lines go."""
-    log = config.frontend_policies.access_log if config.frontend_policies is not None else None
-    return AccessLogPlan() if log is None else AccessLogPlan(enabled=log.enabled, path=log.path or "")
+def access_log_plan(context: Context, config: Config) -> AccessLogPlan:
+    """Where request lines go, and what is in them. Where both forms say something of a field, the newer one counts."""
+    log = (config.frontend_policies.access_log if config.frontend_policies is not None else None) or AccessLog()
+    older = (config.config.logging if config.config is not None else None) or Logging()
+    add: dict[str, str] = {}
+    remove: list[str] = []
+    chosen = ""
+    for path, expressions, names, filtered in (
+        (("config", "logging", "fields"), older.fields.add if older.fields else {}, older.fields.remove if older.fields else [], older.filter),
+        (("frontendPolicies", "accessLog"), log.add, log.remove, log.filter),
+    ):
+        for name, text in expressions.items():
+            place: Path = (*path, "add", name)
+            if not name.isprintable() or not 1 <= len(name) <= _MAX_FIELD or name == "time":
+                context.findings.problem(place, f"a field has a name of 1 to {_MAX_FIELD} characters that can be printed, and not `time`; choose another")
+            expression(context, text, place, "log")
+        for index, name in enumerate(names):
+            if name == "time":
+                context.findings.warning((*path, "remove", index), "the time stays: a line without it says little")
+        if filtered is not None:
+            place = (*(path[:2] if path[0] == "config" else path), "filter")
+            if expression(context, filtered, place, "log", truth=True):
+                chosen = filtered
+        add |= expressions
+        remove += [name for name in names if name not in remove]
+    if len(add) > _MAX_FIELDS:
+        context.findings.problem(("frontendPolicies", "accessLog", "add"), f"{len(add)} fields; at most {_MAX_FIELDS} are allowed")
+    return AccessLogPlan(enabled=log.enabled, path=log.path or "", filter=chosen, add=add, remove=remove)

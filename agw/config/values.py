@@ -10,12 +10,12 @@ Rules kept here:
 from __future__ import annotations
 
 import re
-import warnings
 from _socket import AF_INET, AF_INET6, inet_pton  # the C module: `socket` costs milliseconds at import
 from functools import lru_cache
 from typing import NamedTuple
 
 from agw._fast.http1 import normalised_path
+from agw._fast.patterns import compiled
 
 NOT_YET = "is known to agw, not implemented yet"
 
@@ -26,6 +26,11 @@ _MAX_DURATION_NS = 10 * 365 * 86_400 * 10**9
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _BAD_PATH = re.compile(r"[^!-~]|[?#]")
+_USERINFO = re.compile(r"(?<=://)[^/?#]*@")
+_SECRET_KEY = re.compile(
+    r"passw|secret|token|credential|authorization|cookie|api[-_]?key|private[-_]?key|signing[-_]?key|^keys?$|^jwks$|auth$",
+    re.IGNORECASE,
+)
 _ORIGIN = re.compile(r"(https?)://(\*\.)?([^/?#@\s]+)", re.IGNORECASE)
 
 # Agw writes these itself; letting a policy write them would let two parsers disagree about where a message ends.
@@ -55,9 +60,15 @@ class Endpoint(NamedTuple):
     tls: bool = False
 
 
+def is_secret_key(name: str) -> bool:
+    """Whether a value under this key may be a secret."""
+    return _SECRET_KEY.search(name) is not None
+
+
 def quoted(text: str, limit: int = 60) -> str:
-    """The value as it appears in a message: shortened, control characters escaped."""
-    shown = text if len(text) <= limit else text[: limit - 3] + "..."
+    """The value as it appears in a message: shortened, control characters escaped, without the user and password of a URL."""
+    shown = _USERINFO.sub("***@", text)
+    shown = shown if len(shown) <= limit else shown[: limit - 3] + "..."
     return '"' + shown.encode("unicode_escape").decode("ascii").replace('"', '\\"') + '"'
 
 
@@ -144,12 +155,10 @@ def match_path(text: str) -> str:
 
 @lru_cache(maxsize=4096)
 def regex(text: str) -> str:
-    """A regular expression that compiles; it will have to match the whole value."""
+    """A regular expression in RE2's syntax; it will have to match the whole value."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            re.compile(text)
-    except (re.error, OverflowError, RecursionError) as error:
+        compiled(text)
+    except ValueError as error:
         raise ValueError(f"{quoted(text)} is no regular expression: {error}") from None
     return text
 
@@ -179,10 +188,10 @@ def host_name(text: str) -> str:
 
 
 def hostname_pattern(text: str) -> str:
-    """A name to match Host against: exact or `*.suffix`, lower case; `*` and "" mean any and give ""."""
+    """A name to match Host against: exact or `*.suffix`, lower case, without final dot; `*` and "" mean any and give ""."""
     if text in ("", "*"):
         return ""
-    host = text.lower()
+    host = text.lower().removesuffix(".")
     try:
         host_name(host.removeprefix("*."))
     except ValueError:

@@ -59,13 +59,13 @@ class Farm:
         kept = {target.name: target for target in previous.targets} if previous is not None else {}
         for index, plan in enumerate(endpoint.plan.targets):
             old = kept.get(plan.name)
-            if old is not None and old.plan == plan and old.cluster is endpoint.clusters[index]:
+            if old is not None and old.plan == plan and old.cluster is endpoint.clusters[index] and old.auth is endpoint.auths[index]:
                 old.index = index
                 self.targets.append(old)
                 if previous is not None:
                     self._take_over(previous, old.name)
                 continue
-            target = Target(index, plan, endpoint.clusters[index], endpoint.labels[index], endpoint.schema_clusters[index])
+            target = Target(index, plan, endpoint.clusters[index], endpoint.labels[index], endpoint.schema_clusters[index], endpoint.auths[index])
             target.attach(host)
             self.targets.append(target)
 

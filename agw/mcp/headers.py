@@ -66,13 +66,24 @@ def relay_choice(target: Target, more: Headers, *, pipe: bool, credentials: froz
     """A request goes to `target` on the compiled path, with these fields more and without those that are `credentials` for the gateway."""
     assert target.cluster is not None
     plan = target.cluster.plan
+    auth = target.auth
+    constant = None if auth is None else auth.presenting.constant
+    fixed = constant is not None and not constant.query and not constant.cookie
     fields = [*header_lines(target.plan.headers), *more]
     lines = b"".join(header_line(name.decode("latin-1"), value.decode("latin-1")) for name, value in fields)
     kept_back = withheld(target, pipe=pipe) | credentials
     if target.plan.headers is not None:
         kept_back |= {name.lower().encode() for name in (*target.plan.headers.remove, *(name for name, _ in target.plan.headers.set))}
+    bare = None
+    if auth is not None:
+        # What everybody's requests get is put in here, once; the rest is asked for with each.
+        kept_back |= auth.places.headers
+        lines = b"".join(line + b"\r\n" for line in lines.split(b"\r\n")[:-1] if line.partition(b":")[0].lower() not in auth.places.headers)
+        lines += constant.lines if constant is not None and fixed else b""
+        bare = (frozenset[bytes](), auth.places.cookies) if auth.places.queries or auth.places.cookies else None
     edits = _relay_edits(kept_back)
     return Choice(
         target.cluster, 1, request_edits=edits.derived(lines), response_edits=_answer, host=plan.authority.encode() or b"localhost", host_mode=0,
         host_part=None, path=plan.path.encode() or b"/", path_prefix=None, redirect=None,
-        response_timeout_ns=target.plan.method_timeouts.get("tools/call", target.plan.timeout_ns), target=target.index)
+        response_timeout_ns=target.plan.method_timeouts.get("tools/call", target.plan.timeout_ns), target=target.index,
+        auth=None if fixed else auth, bare=bare)

@@ -154,6 +154,9 @@ class Timing:
         if error is None:
             outcome = "error" if classify(self.reply, False)[0] else "ok"
         elif isinstance(error, TransportError):
+            if error.kind == "credential":
+                # Nothing was sent.
+                return
             outcome = error.kind
         elif isinstance(error, asyncio.CancelledError):
             outcome = "timeout" if self._patience is not None and self._patience.expired() else "cancelled"

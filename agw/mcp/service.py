@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from agw._fast.call import Call
 from agw._fast.exchange import Context
 from agw._fast.policy import Choice
-from agw.mcp import errors, guarding, ladder, message, observe, revisions
+from agw.mcp import credentials, errors, guarding, ladder, message, observe, revisions
 from agw.mcp.farm import Farm
 from agw.mcp.headers import passing
 from agw.mcp.legacy import SESSION_HEADER, LegacyFront
@@ -262,6 +262,7 @@ class McpService:
         label = self.endpoint.label if self._only is None else self._only[0]
         observe.begin(observe.Observation(call, self.host.context.slot, label))
         try:
+            credentials.begin(call)
             guarding.begin(guarding.warrant_of(call))
             await work
         except errors.RpcError as error:
@@ -296,7 +297,7 @@ class McpService:
 
     def principal(self, call: Call) -> bytes:
         """Who calls: what sessions, cursors, states and task ids are bound to. Empty where no policy names a principal."""
-        return b"" if call.identity is None else call.identity.key
+        return credentials.principal(call, self.endpoint.auths)
 
     def forwarded(self, call: Call) -> list[tuple[bytes, bytes]]:
         """The caller's header fields that may go to targets: without those that proved to the gateway who he is."""

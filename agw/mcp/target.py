@@ -10,6 +10,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -19,6 +20,8 @@ from agw._fast.exchange import Context
 from agw._fast.fetch import Fetch
 from agw._fast.pool import Cluster
 from agw.mcp import errors
+from agw.mcp.consent import ConsentNeeded
+from agw.mcp.credentials import NoCredential, PresentedOrigin
 from agw.mcp.message import Members, members
 from agw.mcp.observe import Timing
 from agw.mcp.revisions import Era
@@ -27,8 +30,11 @@ from agw.mcp.transports.http import HttpTransport
 from agw.mcp.transports.openapi import OpenApiTransport
 from agw.mcp.transports.sse import SseTransport
 from agw.mcp.transports.stdio import ChildLimit, StdioTransport
+from agw.runtime.credentials import BackendAuth
 from agw.runtime.origin import Origin, Stream
 from agw.runtime.plan import HeaderOps, McpTargetPlan
+
+log = logging.getLogger(__name__)
 
 VERDICT_S = 600.0
 MAX_GREETINGS = 16
@@ -46,13 +52,15 @@ class Host(Protocol):
 class Target:
     """One server. `label` is its number in the counters."""
 
-    def __init__(self, index: int, plan: McpTargetPlan, cluster: Cluster | None, label: int, schema_cluster: Cluster | None = None) -> None:
+    def __init__(self, index: int, plan: McpTargetPlan, cluster: Cluster | None, label: int, schema_cluster: Cluster | None = None,
+                 auth: BackendAuth | None = None) -> None:
         self.index = index
         self.plan = plan
         self.name = plan.name
         self.cluster = cluster
         self.label = label
         self.schema_cluster = schema_cluster
+        self.auth = auth
         self.speaks: dict[Era, bool] = {}
         self.healthy = True
         self._learned_at = 0.0
@@ -88,7 +96,7 @@ class Target:
             self._make = lambda: StdioTransport(plan.name, process, limit)
             return
         assert self.cluster is not None
-        origin = self._origin = Origin(host.context, self.cluster)
+        origin = self._origin = Origin(host.context, self.cluster) if self.auth is None else PresentedOrigin(host.context, self.cluster, self.auth)
         path = self.cluster.plan.path.encode() or b"/"
         if plan.kind == "http":
             self._make = lambda: HttpTransport(origin, path)
@@ -196,10 +204,16 @@ def as_rpc_error(target: str, error: TransportError) -> errors.RpcError:
         return errors.RpcError(errors.INTERNAL, f"Target {target} did not answer in time", status=504, reason="timeout")
     if error.kind == "status" and error.status == 401:
         return errors.reauthorise(target)
+    if isinstance(error, NoCredential) and error.cause.kind == "consent":
+        return ConsentNeeded(target, error.cause)
+    if isinstance(error, NoCredential):
+        log.warning("no credential for a target", extra={"target": target, "cause": str(error)})
+        return errors.target_down(target, "no credential for it can be had now") if error.cause.kind == "unreachable" else errors.reauthorise(target)
     if error.kind == "status":
         return errors.target_down(target, f"it answered with HTTP status {error.status}")
     return errors.target_down(target, {"connect": "it cannot be reached", "closed": "it ended before it answered",
-                                       "protocol": "its answer was not valid", "limit": "a limit of the gateway was reached"}[error.kind])
+                                       "protocol": "its answer was not valid", "limit": "a limit of the gateway was reached",
+                                       "credential": "there is no credential for it"}[error.kind])
 
 
 def header_lines(ops: HeaderOps | None) -> list[tuple[bytes, bytes]]:

@@ -10,7 +10,7 @@ Rules:
 from __future__ import annotations
 
 import ssl
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from typing import Any
 
 import msgspec
@@ -20,8 +20,9 @@ from agw._fast.policy import Bind, Choice, Cors, HeaderEdits, Http, Match, Route
 from agw._fast.pool import Cluster
 from agw._fast.router import Router
 from agw._fast.tls import ClientTls, ServerTls
+from agw.runtime.credentials import NOWHERE, BackendAuths, places_of
 from agw.runtime.endpoint import McpEndpoint
-from agw.runtime.gates import Gates, taken_off
+from agw.runtime.gates import Gates, calls, taken_off
 from agw.runtime.plan import (
     BackendRef,
     BindPlan,
@@ -139,7 +140,7 @@ def direct(plan: DirectResponsePlan | None) -> tuple[int, bytes, bytes] | None:
 
 def service_choice(ref: BackendRef, endpoint: McpEndpoint, policies: PolicyPlan) -> Choice:
     """A weighted choice whose requests the backend's service answers."""
-    endpoint.credentials |= {name.encode() for name in taken_off(policies, ref.policies or PolicyPlan())}
+    endpoint.credentials |= places_of(taken_off(policies, PolicyPlan())).headers
     choice = Choice(
         None, ref.weight, request_edits=None, response_edits=None, host=None, host_mode=0, host_part=None, path=None, path_prefix=None, redirect=None,
         response_timeout_ns=0, service=endpoint,
@@ -148,14 +149,23 @@ def service_choice(ref: BackendRef, endpoint: McpEndpoint, policies: PolicyPlan)
     return choice
 
 
-def choice(ref: BackendRef, cluster_plan: ClusterPlan, cluster: Cluster, policies: PolicyPlan, scheme: str = "http") -> Choice:
+def choice(ref: BackendRef, cluster_plan: ClusterPlan, cluster: Cluster, policies: PolicyPlan, auths: BackendAuths, scheme: str = "http") -> Choice:
     """One weighted backend of a route, with everything about the rewritten head decided."""
     own = ref.policies or PolicyPlan()
     request_ops = merge_ops(policies.request_headers, own.request_headers)
-    credentials = taken_off(policies, own)
-    if credentials:
+    shown = places_of(taken_off(policies, own))
+    if shown.headers:
         # Before the operator's own changes, which may set such a header for the backend.
-        request_ops = merge_ops(HeaderOps(remove=credentials), request_ops)
+        request_ops = merge_ops(HeaderOps(remove=names(shown.headers)), request_ops)
+    auth = auths.of(own.backend_auth or policies.backend_auth)
+    presented = auth.places if auth is not None else NOWHERE
+    if presented.headers:
+        # What the backend is presented stands alone, whatever else sets such a header.
+        gone = HeaderOps(remove=names(presented.headers))
+        request_ops = merge_ops(request_ops, gone)
+        if request_ops is not None:
+            request_ops = without(request_ops, presented.headers)
+    bare = (shown.queries | presented.queries, shown.cookies | presented.cookies)
     host: bytes | None = cluster_plan.authority.encode()
     host_mode, host_part = 0, b""
     rewrite = own.url_rewrite or policies.url_rewrite
@@ -197,7 +207,22 @@ def choice(ref: BackendRef, cluster_plan: ClusterPlan, cluster: Cluster, policie
         path_prefix=path_prefix,
         redirect=Redirect(own.request_redirect, scheme) if own.request_redirect else None,
         response_timeout_ns=own.backend_timeout_ns or policies.backend_timeout_ns,
+        auth=auth,
+        bare=bare if any(bare) else None,
     )
+
+
+def names(headers: Iterable[bytes]) -> list[str]:
+    """Header names as plans have them."""
+    return sorted(name.decode("latin-1") for name in headers)
+
+
+def without(ops: HeaderOps, headers: frozenset[bytes]) -> HeaderOps:
+    """The same changes, but nothing set or added of these names."""
+    return HeaderOps(
+        remove=ops.remove,
+        set=[(name, value) for name, value in ops.set if name.lower().encode() not in headers],
+        add=[(name, value) for name, value in ops.add if name.lower().encode() not in headers])
 
 
 def log_fragment(gateway: str, listener: str, rule: str, route: str) -> bytes:
@@ -210,19 +235,21 @@ def log_fragment(gateway: str, listener: str, rule: str, route: str) -> bytes:
     return b"," + orjson.dumps(fields)[1:-1]
 
 
-def mcp_endpoint(plan: Plan, index: int, clusters: list[Cluster], labels: LabelIndex) -> McpEndpoint:
+def mcp_endpoint(plan: Plan, index: int, clusters: list[Cluster], auths: BackendAuths, labels: LabelIndex) -> McpEndpoint:
     """An MCP backend with its clusters and counter labels."""
     mcp = plan.mcp[index]
     own = [clusters[target.cluster] if target.cluster >= 0 else None for target in mcp.targets]
     schemas = [clusters[target.openapi.url_cluster] if target.openapi is not None and target.openapi.url_cluster >= 0 else None for target in mcp.targets]
-    identity = msgspec.msgpack.encode((mcp, [plan.clusters[target.cluster] if target.cluster >= 0 else None for target in mcp.targets]))
+    asked = [plan.clusters[call.cluster] for target in mcp.targets for call in calls(target.auth)]
+    identity = msgspec.msgpack.encode((mcp, [plan.clusters[target.cluster] if target.cluster >= 0 else None for target in mcp.targets], asked))
     return McpEndpoint(
-        mcp, own, labels.backend((mcp.name, "mcp", "")), [labels.backend((mcp.name, "mcp", target.name)) for target in mcp.targets], identity, schemas)
+        mcp, own, labels.backend((mcp.name, "mcp", "")), [labels.backend((mcp.name, "mcp", target.name)) for target in mcp.targets], identity, schemas,
+        [auths.of(target.auth) for target in mcp.targets])
 
 
 def compile_route(
-    plan: Plan, route: RoutePlan, clusters: list[Cluster], endpoints: list[McpEndpoint], gates: Gates, bind: str, listener: ListenerPlan,
-    labels: LabelIndex,
+    plan: Plan, route: RoutePlan, clusters: list[Cluster], endpoints: list[McpEndpoint], gates: Gates, auths: BackendAuths, bind: str,
+    listener: ListenerPlan, labels: LabelIndex,
 ) -> Route:
     """One route as attached to one listener."""
     key = (bind, listener.gateway, listener.name, route.name, route.rule)
@@ -235,7 +262,7 @@ def compile_route(
         log_fragment(listener.gateway, listener.name, route.rule, route.name),
         [
             service_choice(ref, endpoints[ref.mcp], policies) if ref.mcp >= 0
-            else choice(ref, plan.clusters[ref.cluster], clusters[ref.cluster], policies, scheme)
+            else choice(ref, plan.clusters[ref.cluster], clusters[ref.cluster], policies, auths, scheme)
             for ref in route.backends
         ],
         cors=cors(policies.cors),
@@ -262,7 +289,7 @@ def client_tls(plan: ClusterPlan) -> ClientTls | None:
         raise CompileError(f"backend {plan.name}: {error}") from None
     except (ValueError, TypeError):
         raise CompileError(f"backend {plan.name}: {name!r} cannot be a server's name") from None
-    return ClientTls(context, name)
+    return ClientTls(context, name, plan.tls.names if plan.tls.verify else ())
 
 
 def server_tls(plan: BindPlan) -> ServerTls | None:
@@ -285,7 +312,7 @@ def server_tls(plan: BindPlan) -> ServerTls | None:
             except TlsError as error:
                 raise CompileError(f"listener {listener.gateway}/{listener.name}: {error}") from None
             known[key] = len(demands)
-            demands.append((listener.tls.min_version, listener.tls.client_ca))
+            demands.append((listener.tls.min_version, listener.tls.max_version, listener.tls.client_ca))
         listeners.append((listener.hostname.lower(), known[key]))
     return ServerTls(contexts, demands, listeners)
 
@@ -305,7 +332,8 @@ def compile_steps(plan: Plan, generation: int, labels: LabelIndex, previous: Sna
         clusters.append(cluster)
         if i % STEP == STEP - 1:
             yield
-    endpoints = [mcp_endpoint(plan, index, clusters, labels) for index in range(len(plan.mcp))]
+    auths = BackendAuths(plan.clusters, previous.auths if previous is not None else None)
+    endpoints = [mcp_endpoint(plan, index, clusters, auths, labels) for index in range(len(plan.mcp))]
     http = Http(plan.http)
     gates = Gates(plan.clusters, previous.gates if previous is not None else None)
     binds: dict[BindKey, Bind] = {}
@@ -316,7 +344,7 @@ def compile_steps(plan: Plan, generation: int, labels: LabelIndex, previous: Sna
             hosts: dict[str, list[Any]] = {}
             for i, index in enumerate(listener.routes):
                 route_plan = plan.routes[index]
-                route = compile_route(plan, route_plan, clusters, endpoints, gates, bind_plan.name, listener, labels)
+                route = compile_route(plan, route_plan, clusters, endpoints, gates, auths, bind_plan.name, listener, labels)
                 for match in route_plan.matches:
                     prefix_len = len(match.path.rstrip("/").encode()) if match.path_kind == "prefix" else 0
                     row = (
@@ -340,7 +368,7 @@ def compile_steps(plan: Plan, generation: int, labels: LabelIndex, previous: Sna
         router = yield from Router.build_steps(listeners)
         binds[key] = Bind(str(key), router, matches, http, log_fragment(first.gateway, first.name, "", ""), label, server_tls(bind_plan))
         yield
-    return Snapshot(generation, plan, binds, by_identity, endpoints, gates.by_identity, clusters)
+    return Snapshot(generation, plan, binds, by_identity, endpoints, gates.by_identity, clusters, auths.by_identity)
 
 
 def compile_plan(plan: Plan, generation: int, labels: LabelIndex, previous: Snapshot | None = None) -> Snapshot:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from agw._fast.pool import Cluster
+from agw.runtime.credentials import BackendAuth
 from agw.runtime.plan import McpPlan
 
 if TYPE_CHECKING:
@@ -32,16 +33,16 @@ class Service(Protocol):
 
 
 class McpEndpoint:
-    """One MCP backend. `clusters` and `labels` are by target; `label` is the backend's own number in the counters.
+    """One MCP backend. `clusters`, `labels` and `auths` are by target; `label` is the backend's own number in the counters.
 
     `credentials`: lower-case headers in which callers of some route to it prove who they are: nothing of these is a target's.
     """
 
-    __slots__ = ("choices", "clusters", "credentials", "identity", "label", "labels", "plan", "schema_clusters", "service")
+    __slots__ = ("auths", "choices", "clusters", "credentials", "identity", "label", "labels", "plan", "schema_clusters", "service")
 
     def __init__(
         self, plan: McpPlan, clusters: list[Cluster | None], label: int, labels: list[int], identity: bytes,
-        schema_clusters: list[Cluster | None],
+        schema_clusters: list[Cluster | None], auths: list[BackendAuth | None],
     ) -> None:
         self.plan = plan
         self.clusters = clusters
@@ -49,6 +50,7 @@ class McpEndpoint:
         self.labels = labels
         self.identity = identity
         self.schema_clusters = schema_clusters
+        self.auths = auths
         self.choices: list[Choice] = []
         self.credentials: frozenset[bytes] = frozenset()
         self.service: Service | None = None

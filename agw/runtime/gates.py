@@ -3,7 +3,7 @@
 Rules:
 - a route without security policies has no gate, and pays one comparison with None;
 - who decides (`Gate.keeper`) is attached by the worker: the supervisor compiles plans too, and asks nobody;
-- headers that hold credentials are taken off requests to upstreams here, once for all requests (`taken_off`).
+- what holds credentials is taken off requests to upstreams; where, is said here once for all requests (`taken_off`).
 
 Adding a policy: its plan field goes into `SECURITY`, its step into `agw.security.steps`.
 """
@@ -20,7 +20,7 @@ from agw.runtime.plan_security import CallPlan, LocationPlan, PassthroughCredent
 
 SECURITY = (
     "sources", "oidc", "jwt", "mcp_auth", "introspection", "basic", "api_key", "ext_authz", "authorization", "mcp_authorization", "limits",
-    "remote_limits", "csrf",
+    "remote_limits", "csrf", "consent",
 )
 """Fields of PolicyPlan that make a gate."""
 
@@ -109,13 +109,13 @@ def depends_on_peer(policies: PolicyPlan) -> bool:
     return any("source" in text for text in texts)
 
 
-def taken_off(policies: PolicyPlan, own: PolicyPlan) -> list[str]:
-    """Headers that hold credentials for this gateway and do not go to the backend, lower case."""
-    kept = {
-        credential.location.name.lower()
+def taken_off(policies: PolicyPlan, own: PolicyPlan) -> list[LocationPlan]:
+    """Where credentials for this gateway stand; they do not go to the backend."""
+    kept = [
+        (credential.location.kind, credential.location.name.lower())
         for auth in (own.backend_auth or policies.backend_auth,)
         if auth is not None
         for credential in auth.credentials
-        if isinstance(credential, PassthroughCredential) and credential.location.kind == "header"
-    }
-    return sorted({place.name.lower() for place in locations(policies) if place.kind == "header"} - kept)
+        if isinstance(credential, PassthroughCredential)
+    ]
+    return [place for place in locations(policies) if (place.kind, place.name.lower()) not in kept]

@@ -53,13 +53,14 @@ class TransportError(Exception):
 
     kind: `connect` (never reached the target), `timeout` (no sign of life within the time allowed), `closed` (the
     connection, process or stream ended first), `status` (HTTP said no; `status`, `headers` and at most 64 KiB of `body`
-    are set), `protocol` (what came back is no valid HTTP, event stream or JSON-RPC), `limit` (one of our own bounds).
+    are set), `protocol` (what came back is no valid HTTP, event stream or JSON-RPC), `limit` (one of our own bounds), `credential`
+    (there is none for this caller; nothing was sent).
     sent: whether the target may have processed the request; only what was not sent may be tried again.
     The text is ours and safe to show; it never quotes the target.
     """
 
     def __init__(
-        self, kind: Literal["connect", "timeout", "closed", "status", "protocol", "limit"], text: str, *, sent: bool = True, status: int = 0,
+        self, kind: Literal["connect", "timeout", "closed", "status", "protocol", "limit", "credential"], text: str, *, sent: bool = True, status: int = 0,
         headers: Headers = (), body: bytes = b"",
     ) -> None:
         super().__init__(text)
@@ -342,6 +343,16 @@ class Origin:
         Errors: TransportError when the request cannot be written.
         """
         return Stream(self, method, path, headers, body, timeout_s, silence_s)
+
+    async def begin(
+        self, method: bytes, path: bytes, headers: Headers, body: bytes | None, *, timeout_s: float, silence_s: float = SILENCE_S
+    ) -> Stream:
+        """`start`, after whatever the request must have. Errors: TransportError."""
+        return self.start(method, path, headers, body, timeout_s=timeout_s, silence_s=silence_s)
+
+    def refused(self) -> bool:
+        """The origin answered 401. True: the same request may fare better now."""
+        return False
 
     def adopt(self, begun: Fetch, *, timeout_s: float) -> Stream:
         """The stream of an answer that has begun elsewhere in the worker."""

@@ -22,6 +22,7 @@ from agw.runtime.plan_security import (
     ApiKeyPlan,
     BackendAuthPlan,
     BasicPlan,
+    ConsentPlan,
     CsrfPlan,
     DocumentPlan,
     ExtAuthzPlan,
@@ -140,6 +141,7 @@ class PolicyPlan(Frozen, frozen=True, omit_defaults=True):
     limits: list[LimitPlan] = []
     remote_limits: list[RemoteLimitPlan] = []
     csrf: CsrfPlan | None = None
+    consent: ConsentPlan | None = None
     backend_auth: BackendAuthPlan | None = None
 
 
@@ -172,7 +174,8 @@ class TlsClientPlan(Frozen, frozen=True, omit_defaults=True):
     """TLS towards an upstream. All certificates and keys are PEM text; "" for `ca` means the system's trust store.
 
     `server_name` is sent as SNI and is the name the certificate must bear ("" = the cluster's host). `verify` false
-    accepts any certificate; `verify_host` false accepts a trusted certificate of another name.
+    accepts any certificate; `verify_host` false accepts a trusted certificate of another name. `names`: alternative names (host
+    names, addresses, URIs) one of which will do instead of `server_name`.
     """
 
     server_name: str = ""
@@ -182,15 +185,19 @@ class TlsClientPlan(Frozen, frozen=True, omit_defaults=True):
     cert: str = ""
     key: str = ""
     alpn: list[str] = msgspec.field(default_factory=lambda: ["http/1.1"])
+    names: list[str] = []
 
 
 class TlsServerPlan(Frozen, frozen=True, omit_defaults=True):
-    """TLS of a listener, PEM text. `client_ca` "" asks clients for no certificate; else they must show one it signed."""
+    """TLS of a listener, PEM text. `client_ca` "" asks clients for no certificate; else they must show one it signed. `max_version`
+    "" is the newest there is.
+    """
 
     cert: str
     key: str
     min_version: Literal["1.2", "1.3"] = "1.2"
     client_ca: str = ""
+    max_version: Literal["", "1.2", "1.3"] = ""
 
 
 class ClusterPlan(Frozen, frozen=True, omit_defaults=True):
@@ -360,10 +367,16 @@ class HttpPlan(Frozen, frozen=True, omit_defaults=True):
 
 
 class AccessLogPlan(Frozen, frozen=True, omit_defaults=True):
-    """`path` "" is standard output; `enabled` false writes nothing."""
+    """`path` "" is standard output; `enabled` false writes nothing.
+
+    `add` are CEL by name of the field, `filter` is CEL that is false for what has no line, `remove` are names of fields.
+    """
 
     enabled: bool = True
     path: str = ""
+    filter: str = ""
+    add: dict[str, str] = {}
+    remove: list[str] = []
 
 
 class ProcessPlan(Frozen, frozen=True, omit_defaults=True):
@@ -371,6 +384,7 @@ class ProcessPlan(Frozen, frozen=True, omit_defaults=True):
 
     `session_keys` (32 octets as hex, the first seals, all open) are the exception: a reload may change them. The
     supervisor fills in what is not configured, and `instance`: 8 octets as hex, another one for each life of a supervisor.
+    `grant_directory` is its choice, too, "" while no policy keeps grants.
     """
 
     workers: int = 0
@@ -381,6 +395,7 @@ class ProcessPlan(Frozen, frozen=True, omit_defaults=True):
     readiness_address: str = "0.0.0.0:15021"
     drain_ns: int = 30_000_000_000
     heartbeat_timeout_ns: int = 5_000_000_000
+    watch_ns: int = 5_000_000_000
     backlog: int = 2048
     log_level: str = "info"
     metrics_prefix: str = "agw"
@@ -388,6 +403,7 @@ class ProcessPlan(Frozen, frozen=True, omit_defaults=True):
     session_keys: list[str] = []
     session_key_file: str = ""
     instance: str = ""
+    grant_directory: str = ""
 
 
 class Plan(Frozen, frozen=True, omit_defaults=True):

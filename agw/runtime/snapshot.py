@@ -13,6 +13,7 @@ import msgspec
 from agw._fast.gate import Gate
 from agw._fast.policy import Bind
 from agw._fast.pool import Cluster
+from agw.runtime.credentials import BackendAuth
 from agw.runtime.endpoint import McpEndpoint
 from agw.runtime.plan import Plan
 
@@ -68,14 +69,15 @@ class BindKey(NamedTuple):
 
 
 class Snapshot:
-    """One generation, compiled: binds by key, clusters and gates by identity, MCP backends in the order of the plan, and so are
+    """One generation, compiled: binds by key, clusters, gates and credentials by identity, MCP backends in the order of the plan, and so are
     the clusters `by_index`."""
 
-    __slots__ = ("binds", "by_index", "clusters", "endpoints", "gates", "generation", "plan")
+    __slots__ = ("auths", "binds", "by_index", "clusters", "endpoints", "gates", "generation", "plan")
 
     def __init__(
         self, generation: int, plan: Plan, binds: dict[BindKey, Bind], clusters: dict[bytes, Cluster], endpoints: list[McpEndpoint] | None = None,
         gates: dict[bytes, Gate] | None = None, by_index: list[Cluster] | None = None,
+        auths: dict[bytes, BackendAuth] | None = None,
     ) -> None:
         self.generation = generation
         self.plan = plan
@@ -84,3 +86,4 @@ class Snapshot:
         self.endpoints = endpoints or []
         self.gates = gates or {}
         self.by_index = by_index or []
+        self.auths = auths or {}

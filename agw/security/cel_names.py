@@ -4,7 +4,8 @@ Rules:
 - a variable is a dotted, typed name, so that a misspelt one is an error when the file is loaded;
 - `has(mcp.tool)` asks whether a name or anything below it is known; it is the boolean variable `has_mcp.tool`;
 - what agentgateway's rules may name and agw cannot tell at this point is listed with the reason (UNAVAILABLE);
-- the values of `Expression.needs` are the groups below: a decision may be remembered for as long as none of them changes.
+- the values of `Expression.needs` are the groups below: a decision may be remembered for as long as none of them changes. A gate serves all routes
+  with the same policies, so what depends on the route is a fact like others.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Final, Literal, NamedTuple
 
-Phase = Literal["network", "http", "mcp", "response"]
+Phase = Literal["network", "http", "mcp", "response", "log"]
 
 KINDS: Final = ("tool", "prompt", "resource", "task")
 
@@ -37,7 +38,7 @@ _TABLE: Final = (
     *(Variable(f"request.{name}", "string", "head", "http") for name in ("method", "uri", "host", "scheme", "path", "pathAndQuery")),
     Variable("request.headers", "strings", "headers", "http"),
     Variable("request.startTime", "timestamp", "time", "http"),
-    *(Variable(f"proxy.{name}", "string", "", "http") for name in ("bind", "gateway", "listener", "route")),
+    *(Variable(f"proxy.{name}", "string", "route", "http") for name in ("bind", "gateway", "listener", "route")),
     *(Variable(name, "map", "identity", "http") for name in ("jwt", "apiKey", "extauthz")),
     Variable("basicAuth.username", "string", "identity", "http"),
     Variable("mcp.methodName", "string", "method", "mcp"),
@@ -49,6 +50,11 @@ _RESPONSE: Final = (
     Variable("response.code", "int", "response", "response"),
     Variable("response.headers", "strings", "response", "response"),
     Variable("response.body", "string", "response", "response"),
+)
+_LOG: Final = (
+    *(item for item in _RESPONSE if item.name != "response.body"),
+    Variable("request.endTime", "timestamp", "time", "log"),
+    Variable("backend", "map", "response", "log"),
 )
 _PORT: Final = Variable("source.port", "int", "source", "network")
 
@@ -96,13 +102,19 @@ UNAVAILABLE: Final = MappingProxyType(
 
 
 def variables(phase: Phase) -> dict[str, Variable]:
-    """The variables of a phase by name; each phase has those of the phases before it, `response` has those of `mcp`."""
-    reach = 2 if phase == "response" else _ORDER.index(phase)
+    """The variables of a phase by name; each phase has those of the phases before it, `response` and `log` have those of `mcp`.
+
+    The access log knows no session ids: they are credentials, and a line has the beginning of its session's number anyhow.
+    """
+    reach = 2 if phase in ("response", "log") else _ORDER.index(phase)
     found = {item.name: item for item in _TABLE if _ORDER.index(item.first) <= reach}
     if phase == "network":
         found[_PORT.name] = _PORT
     if phase == "response":
         found.update((item.name, item) for item in _RESPONSE)
+    if phase == "log":
+        del found["mcp.sessionId"]
+        found.update((item.name, item) for item in _LOG)
     return found
 
 

@@ -72,7 +72,7 @@ class Facts:
                 value = self._presence(name[4:]) if name.startswith("has_") else self._value(name, members.get(name))
             except (ValueError, TypeError, KeyError, AttributeError):
                 continue
-            if value is not _MISSING:
+            if value is not _MISSING and not (type(value) is str and "\0" in value):  # see `safe`
                 out[name] = value
         return out
 
@@ -225,5 +225,6 @@ _REQUEST: dict[str, Callable[[Facts, Request, frozenset[str] | None], Any]] = {
     "scheme": lambda _, request, __: _scheme(request),
     "uri": lambda _, request, __: _uri(request),
     "headers": lambda _, request, wanted: _headers(request, wanted),
+    "endTime": lambda facts, _, __: facts.now,
     "startTime": lambda facts, _, __: datetime.fromtimestamp(facts.started, UTC) if facts.started else facts.now,
 }

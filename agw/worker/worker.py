@@ -23,14 +23,14 @@ import msgspec
 import uvloop
 
 from agw._fast import process
+from agw._fast.acceptor import Acceptor
 from agw._fast.accesslog import AccessLog
 from agw._fast.arena import Slot
-from agw._fast.downstream import Acceptor
 from agw._fast.exchange import Context
 from agw._fast.reactor import Reactor
 from agw.runtime.compile import compile_steps
 from agw.runtime.documents import Fetched
-from agw.runtime.plan import Plan
+from agw.runtime.plan import AccessLogPlan, Plan
 from agw.runtime.snapshot import BindKey, LabelIndex, Labels, Snapshot
 from agw.shm import layout
 from agw.supervisor.channel import Channel, ChannelClosed, Message
@@ -310,7 +310,8 @@ class Worker:
             self.retired.append(acceptor)
 
     def _equip(self, snapshot: Snapshot) -> None:
-        """Give the gates of a snapshot what they ask; nothing of it has been requested yet."""
+        """Give the gates and credentials of a snapshot whom they ask; nothing of it has been requested yet."""
+        self._detail(snapshot.plan.access_log)
         self.context.admits = None if snapshot.plan.network_rules is None else self.security.network(snapshot.plan.network_rules)
         new = [gate for gate in snapshot.gates.values() if gate.keeper is None]
         host = self.security.attach(snapshot)
@@ -319,8 +320,24 @@ class Worker:
 
             for gate in new:
                 gate.keeper = Keeper(gate, gate.plan, host, self._limits_for(snapshot))
+        unattached = [auth for auth in snapshot.auths.values() if auth.presenting is None]
+        if unattached:
+            from agw.security.upstream.presenting import Presenting
+
+            for auth in unattached:
+                auth.presenting = Presenting(auth.plan, host)
         if self._books is not None:
             self._books.keep_only(limit for gate in snapshot.gates.values() for limit in gate.plan.limits)
+
+    def _detail(self, plan: AccessLogPlan) -> None:
+        """What the access log has besides the usual."""
+        found = None
+        if plan.add or plan.filter or plan.remove:
+            from agw.security.log_details import LogDetails
+
+            found = LogDetails(plan)
+        access = self.context.log
+        access.details, access.shape, access.looks = found, found.shape if found is not None else None, found is not None and found.looks
 
     def _limits_for(self, snapshot: Snapshot) -> Limits | None:
         """What the limits of this worker are kept in; made with the first limit."""

@@ -81,6 +81,9 @@ class HttpTransport:
             self._active[begun] = None
         try:
             await stream.opened()
+            if begun is not None and stream.status == 401 and self._origin.refused():
+                self._done(stream)
+                stream = await self._post(message, headers, timeout_s)
             if not 200 <= stream.status < 300:
                 return await refused(stream, ident)
             if stream.media_type != b"text/event-stream":
@@ -114,13 +117,21 @@ class HttpTransport:
         return await self._open(b"POST", (*_POST, *headers), message, timeout_s)
 
     async def _open(self, method: bytes, headers: Headers, body: bytes | None, timeout_s: float) -> Stream:
-        stream = self._origin.start(method, self._path, headers, body, timeout_s=timeout_s)
-        self._active[stream] = None
-        try:
-            await stream.opened()
-        except BaseException:
-            self._forget(stream)
-            raise
+        # A credential that is refused is renewed; when the new one is refused, too, its source says what is to be done.
+        for last in (False, False, True):
+            stream = await self._origin.begin(method, self._path, headers, body, timeout_s=timeout_s)
+            if self._closed and method != b"DELETE":
+                stream.cancel()
+                raise TransportError("closed", "the conversation is over")
+            self._active[stream] = None
+            try:
+                await stream.opened()
+            except BaseException:
+                self._forget(stream)
+                raise
+            if last or stream.status != 401 or not self._origin.refused():
+                break
+            self._done(stream)
         return stream
 
     def _done(self, stream: Stream) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agw.runtime.plan_security import (
+    AwsSign,
     BackendAuthPlan,
     ClientCredentials,
     Credential,
@@ -18,12 +19,13 @@ from agw.runtime.plan_security import (
     KeyCredential,
     PassthroughCredential,
     TokenExchange,
+    UserGrant,
 )
 from agw.security.contract import Request, SecurityHost
 
 if TYPE_CHECKING:
     from agw.security.ext_authz.values import Compile
-    from agw.security.upstream.source import CredentialSource, Identity, Places, Presented
+    from agw.security.upstream.source import CredentialSource, Identity, Presented
 
 
 def make(plan: BackendAuthPlan, host: SecurityHost, compile: Compile | None = None) -> CredentialSource:
@@ -60,23 +62,27 @@ def _one(plan: Credential, host: SecurityHost, compile: Compile | None) -> Crede
         from agw.security.upstream.cross_app import cross_app_source
 
         return cross_app_source(plan, host, compile)
+    if isinstance(plan, AwsSign):
+        from agw.security.upstream.sigv4 import AwsSource
+
+        return AwsSource(plan)
+    if isinstance(plan, UserGrant):
+        from agw.security.upstream.grant_source import GrantSource
+
+        return GrantSource(plan, host)
     raise ValueError(f"no source for {type(plan).__name__}")
 
 
 class Several:
     """All credentials of a backend, in the order of the plan."""
 
-    __slots__ = ("_sources", "places")
+    __slots__ = ("_sources", "signs")
 
     def __init__(self, sources: list[CredentialSource]) -> None:
-        from agw.security.upstream.source import Places
+        from agw.security.upstream.source import signs
 
         self._sources = sources
-        self.places: Places = Places(
-            frozenset().union(*(item.places.headers for item in sources)),
-            frozenset().union(*(item.places.queries for item in sources)),
-            frozenset().union(*(item.places.cookies for item in sources)),
-        )
+        self.signs = any(signs(item) for item in sources)
 
     def ready(self, identity: Identity | None, request: Request | None) -> Presented | None:
         """All of them when all are at hand. Errors: CredentialError."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from agw.runtime.plan_security import ClientCredentials
 from agw.security.contract import Request, SecurityHost
-from agw.security.upstream.source import Identity, Placer, Presented, places_of
+from agw.security.upstream.source import Identity, Placer, Presented
 from agw.security.upstream.token_endpoint import Form, TokenEndpoint
 from agw.security.upstream.tokens import Issued, TokenCache
 
@@ -16,11 +16,10 @@ _KEY = b""
 class ClientCredentialsSource:
     """The source."""
 
-    __slots__ = ("_cache", "_endpoint", "_form", "_place", "places")
+    __slots__ = ("_cache", "_endpoint", "_form", "_place")
 
     def __init__(self, plan: ClientCredentials, host: SecurityHost) -> None:
         """Errors: ValueError for an unusable key."""
-        self.places = places_of([plan.location])
         self._place = Placer(plan.location)
         self._endpoint = TokenEndpoint(plan.call, plan.token_url, plan.client, host, "oauthClientCredentials")
         self._cache = TokenCache(host, "oauthClientCredentials", 1)

@@ -17,7 +17,7 @@ from agw.runtime.plan_security import LocationPlan, TokenExchange
 from agw.security.contract import Found, Request, SecurityHost
 from agw.security.credentials_in import Malformed, Reader, reader
 from agw.security.ext_authz.values import Compile, Value, ValueFailure
-from agw.security.upstream.source import CredentialError, Identity, Placer, Presented, places_of
+from agw.security.upstream.source import CredentialError, Identity, Placer, Presented
 from agw.security.upstream.token_endpoint import ACCESS_TOKEN, JWT, MAX_TOKEN, Answer, Form, TokenEndpoint
 from agw.security.upstream.tokens import Issued, TokenCache
 
@@ -36,7 +36,7 @@ class TokenExchangeSource:
 
     __slots__ = (
         "_accepted", "_actor", "_actor_type", "_cache", "_default_s", "_endpoint", "_fixed", "_grant", "_is_exchange", "_more", "_place", "_read", "_verified",
-        "_what", "places",
+        "_what",
     )  # fmt: skip
 
     def __init__(
@@ -45,7 +45,6 @@ class TokenExchangeSource:
         """`grant` makes this the first of two steps, which issues nothing but `requested_type`. Errors: ValueError for an unusable key or expression."""
         self._what = what
         self._grant = grant
-        self.places = places_of([plan.location, plan.subject or LocationPlan(), *([plan.actor] if plan.actor is not None else [])])
         self._place = Placer(plan.location)
         self._verified = plan.subject is None
         self._read: Reader = reader(plan.subject or LocationPlan())

@@ -22,7 +22,7 @@ from agw.runtime.plan_security import JwtSign
 from agw.security.contract import Found, Request, SecurityHost
 from agw.security.ext_authz.values import Compile, Value, ValueFailure
 from agw.security.upstream.sign import Signer
-from agw.security.upstream.source import CredentialError, Identity, Placer, Presented, places_of
+from agw.security.upstream.source import CredentialError, Identity, Placer, Presented
 from agw.security.upstream.tokens import Issued, TokenCache
 
 REUSE_S = 60.0
@@ -35,11 +35,10 @@ _WHAT = "jwtSign"
 class JwtSignSource:
     """The source."""
 
-    __slots__ = ("_cache", "_clock", "_dynamic", "_fixed", "_fixed_text", "_place", "_reuse_s", "_signer", "_ttl_s", "places")
+    __slots__ = ("_cache", "_clock", "_dynamic", "_fixed", "_fixed_text", "_place", "_reuse_s", "_signer", "_ttl_s")
 
     def __init__(self, plan: JwtSign, host: SecurityHost, compile: Compile | None = None, clock: Callable[[], float] = time.time) -> None:
         """Errors: ValueError for an unusable key or expression."""
-        self.places = places_of([plan.location])
         self._place = Placer(plan.location)
         self._signer = Signer(plan.key, plan.alg, plan.kid)
         self._clock = clock

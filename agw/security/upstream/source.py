@@ -4,14 +4,14 @@ Rules:
 - a source answers at once from what it has (`ready`), and only what must ask somebody is awaited (`fetch`), bounded in time;
 - no credential means no request: a failure is a `CredentialError`, never a request without it;
 - a value is looked at before it becomes part of a message: nothing in it can end a line, a parameter or a cookie;
-- what the client itself sent at the place of a credential does not go on (`Places`), whatever it was;
+- what the client itself sent at the place of a credential is not its business: the data path takes that off (`agw.runtime.credentials`);
 - an error says what went wrong and holds no part of any credential.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Literal, NamedTuple, Protocol
 from urllib.parse import quote
 
@@ -19,8 +19,9 @@ from agw.runtime.plan_security import LocationPlan
 from agw.security.contract import Request
 from agw.security.headers import is_value
 
-Kind = Literal["missing", "refused", "unreachable"]
-"""missing: the caller brought nothing to make it of. refused: who issues it says no. unreachable: nobody answered usably."""
+Kind = Literal["missing", "refused", "unreachable", "consent"]
+"""missing: the caller brought nothing to make it of. refused: who issues it says no. unreachable: nobody answered usably.
+consent: the user has to grant access first, at the error's `url`."""
 
 _COOKIE = re.compile(rb"[!#-+\--:<-\[\]-~]+")  # RFC 6265, 4.1.1: cookie-octet
 MAX_VALUE = 16 * 1024
@@ -28,11 +29,19 @@ MAX_VALUE = 16 * 1024
 
 
 class CredentialError(Exception):
-    """There is no credential for this request. The text is for the operator."""
+    """There is no credential for this request. The text is for the operator.
 
-    def __init__(self, kind: Kind, text: str) -> None:
+    Of the kind `consent`: `url` is the page of the gateway where this user grants access, `ident` names the occasion, `resource` what it is about.
+    All three are for this user only. `granted(timeout_s)` waits until he has; False when he has not in time.
+    """
+
+    def __init__(self, kind: Kind, text: str, *, url: str = "", ident: str = "", resource: str = "") -> None:
         super().__init__(text)
         self.kind = kind
+        self.url = url
+        self.ident = ident
+        self.resource = resource
+        self.granted: Callable[[float], Awaitable[bool]] | None = None
 
 
 class Presented(NamedTuple):
@@ -44,14 +53,6 @@ class Presented(NamedTuple):
 
     def __repr__(self) -> str:
         return f"Presented({len(self.lines)}, {len(self.query)}, {len(self.cookie)} octets)"
-
-
-class Places(NamedTuple):
-    """Where credentials stand, in lower case for headers; what the client sent there is taken off first."""
-
-    headers: frozenset[bytes] = frozenset()
-    queries: frozenset[bytes] = frozenset()
-    cookies: frozenset[bytes] = frozenset()
 
 
 class Identity(Protocol):
@@ -71,8 +72,6 @@ class Identity(Protocol):
 class CredentialSource(Protocol):
     """Where the credential of one backend or target comes from. `request` None: the gateway asks on its own account."""
 
-    @property
-    def places(self) -> Places: ...
     def ready(self, identity: Identity | None, request: Request | None) -> Presented | None:
         """The credential when it is at hand; None: await `fetch`. Errors: CredentialError when it is known that there is none."""
 
@@ -81,6 +80,11 @@ class CredentialSource(Protocol):
 
     def invalidate(self, identity: Identity | None, request: Request | None = None) -> None:
         """The upstream refused it (401): do not use it again. What never changes, or was made just now, stays."""
+
+
+def signs(source: CredentialSource) -> bool:
+    """Whether the credential is made of the outgoing request itself: such a source gets an `Outgoing`, anew for every request."""
+    return bool(getattr(source, "signs", False))
 
 
 class Placer:
@@ -107,12 +111,3 @@ class Placer:
         if not _COOKIE.fullmatch(value):
             raise CredentialError("refused", "the credential holds octets that no cookie can")
         return Presented(cookie=self._head + value)
-
-
-def places_of(locations: list[LocationPlan]) -> Places:
-    """The places of several credentials together."""
-
-    def named(kind: str) -> frozenset[bytes]:
-        return frozenset(item.name.encode("ascii") for item in locations if item.kind == kind)
-
-    return Places(frozenset(name.lower() for name in named("header")), named("query"), named("cookie"))

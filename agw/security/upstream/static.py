@@ -9,17 +9,16 @@ from __future__ import annotations
 
 from agw.runtime.plan_security import KeyCredential, PassthroughCredential
 from agw.security.contract import Request
-from agw.security.upstream.source import CredentialError, Identity, Placer, Presented, places_of
+from agw.security.upstream.source import CredentialError, Identity, Placer, Presented
 
 
 class KeySource:
     """`backendAuth.key`."""
 
-    __slots__ = ("_presented", "places")
+    __slots__ = ("_presented",)
 
     def __init__(self, plan: KeyCredential) -> None:
         """Errors: ValueError for a secret that cannot stand where it should."""
-        self.places = places_of([plan.location])
         try:
             self._presented = Placer(plan.location)(plan.value.encode("utf-8"))
         except (CredentialError, UnicodeEncodeError) as error:
@@ -40,10 +39,9 @@ class KeySource:
 class PassthroughSource:
     """`backendAuth.passthrough`."""
 
-    __slots__ = ("_place", "places")
+    __slots__ = ("_place",)
 
     def __init__(self, plan: PassthroughCredential) -> None:
-        self.places = places_of([plan.location])
         self._place = Placer(plan.location)
 
     def ready(self, identity: Identity | None, request: Request | None) -> Presented | None:

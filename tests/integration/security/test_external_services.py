@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
-import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlencode
 
@@ -15,38 +13,10 @@ import pytest
 from agw.security.ext_authz.messages import CheckResponse
 from tests.integration.conftest import Start
 from tests.kits.authorization import AuthorizationPeer
-from tests.kits.external import Answer, Asked, HttpPeer
+from tests.kits.external import Answer, Asked
 from tests.kits.gateway import ask, free_port, proxy_config, wait_until
 from tests.kits.openid import SECRET, OpenId
-
-
-class Peers:
-    """An event loop in a thread, for servers that outlive the calls of a test."""
-
-    def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
-        self.thread.start()
-        self.running: list[Any] = []
-
-    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(10)
-
-    def http(self, handler: Any) -> HttpPeer:
-        peer: HttpPeer = self.serve(HttpPeer(handler))
-        return peer
-
-    def serve(self, peer: Any) -> Any:
-        self.run(peer.__aenter__())
-        self.running.append(peer)
-        return peer
-
-    def close(self) -> None:
-        for peer in self.running:
-            self.run(peer.__aexit__())
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join(10)
-        self.loop.close()
+from tests.kits.peers import Peers
 
 
 @pytest.fixture
@@ -170,4 +140,10 @@ def test_the_admin_listener_asks(start: Start) -> None:
     assert ask(address, "POST", "/quitquitquit", headers=good).status == 403
     dump = ask(address, "GET", "/config_dump", headers=good)
     assert dump.status == 200 and token not in dump.text
-    assert gateway.metrics().total("worker_ready") == 1, "stats and probes stay open"
+    metrics = gateway.metrics()
+    assert metrics.total("worker_ready") == 1, "stats and probes stay open"
+    for _ in range(12):
+        assert ask(address, "GET", "/workers", headers={"authorization": "Bearer guess"}).status in (401, 429)
+    counted = gateway.metrics()
+    wanted = {"ok": 2, "missing": 1, "forbidden": 1, "refused": 10, "limited": 2}
+    assert {result: counted.total("admin_auth_decisions_total", result=result) for result in wanted} == wanted

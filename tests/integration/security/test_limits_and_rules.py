@@ -148,3 +148,15 @@ def test_what_one_route_decided_is_nothing_to_another_on_the_same_connection() -
                 assert one.get("/", key).status == 200
                 assert one.get("/closed", key).status == 403
         assert len(upstream.requests) == 3
+
+
+def test_routes_with_the_same_rules_are_told_apart_by_them() -> None:
+    """Rules of a gateway have one gate for all of its routes, and so one memory."""
+    rules = {"rules": ['proxy.route == "a"']}
+    with Upstream(Peer.serve) as upstream:
+        routes = [
+            {"name": name, "matches": [{"path": {"pathPrefix": f"/{name}"}}], "backends": [{"host": upstream.host}]} for name in "ab"
+        ]
+        made = {"gateways": {"default": {"port": 0, "address": "127.0.0.1", "authorization": rules}}, "routes": routes}
+        with Gateway(made, workers=1) as gateway, Client(gateway.port) as one:
+            assert [one.get(path).status for path in ("/a", "/b", "/a", "/b")] == [200, 403, 200, 403]

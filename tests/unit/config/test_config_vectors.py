@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from agw.config import ConfigErrors, load_bytes, load_file
+from tests.peers.authority import Authority
 
 ROOT = Path(__file__).parents[3]
 VECTORS = ROOT / "tests" / "vectors" / "config"
@@ -66,3 +67,27 @@ def test_reference_examples_are_loaded_or_refused_as_not_implemented(tmp_path: P
                 # The certificates are made by whoever tries the example.
                 expected = expected or ("cannot read" in problem.text and "openssl req" in problem.text)
                 assert expected, str(problem)
+
+
+SECURITY_EXAMPLES = {
+    "mcp-authentication": [], "mcp-authorization": ["mcp.policies.jwtAuth: no `mode`"], "mcp-tls": [],
+    "traffic-ratelimiting-local": ["config.tracing: agw exports no spans yet"], "traffic-ratelimiting-global": ["config.tracing: agw exports no spans yet"],
+    "traffic-jwt-sign": [], "traffic-oidc": [], "traffic-oauth2-proxy": [],
+}  # fmt: skip
+
+
+@pytest.mark.skipif(not REFERENCE, reason="AGW_REFERENCE does not name a directory with agentgateway's examples")
+@pytest.mark.parametrize("name", SECURITY_EXAMPLES)
+def test_reference_examples_of_security_load_unchanged(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(REFERENCE).resolve() / "agentgateway-examples"
+    (tmp_path / "manifests").symlink_to(folder / "manifests")
+    # The certificates are made by whoever tries the example.
+    certs = tmp_path / "examples" / "mcp-tls" / "certs"
+    certs.mkdir(parents=True)
+    pair = Authority().issue("localhost")
+    (certs / "cert.pem").write_text(pair.cert)
+    (certs / "key.pem").write_text(pair.key)
+    monkeypatch.chdir(tmp_path)
+    loaded = load_file(folder / name / "config.yaml", {})
+    assert [f"{warning.path}: {warning.text}"[: len(start)] for warning, start in zip(loaded.warnings, SECURITY_EXAMPLES[name], strict=True)] \
+        == SECURITY_EXAMPLES[name]

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agw.runtime.credentials import BackendAuth
 from agw.runtime.plan_security import BackendAuthPlan, KeyCredential, LocationPlan, PassthroughCredential
 from agw.security.upstream import make
 from agw.security.upstream.source import CredentialError, Placer, Presented
@@ -79,7 +80,9 @@ def test_several_credentials_are_sent_together_or_not_at_all() -> None:
     made = source(KeyCredential("a", HEADER), KeyCredential("b", QUERY), KeyCredential("c", COOKIE), PassthroughCredential())
     assert made.ready(Caller(b"t"), None) == Presented(b"x-api-key: a\r\nauthorization: Bearer t\r\n", b"key=b", b"session=c")
     assert asyncio.run(made.fetch(Caller(b"t"), None)) == made.ready(Caller(b"t"), None)
-    assert made.places == (frozenset((b"x-api-key", b"authorization")), frozenset((b"key",)), frozenset((b"session",)))
+    plan = BackendAuthPlan([KeyCredential("a", HEADER), KeyCredential("b", QUERY), KeyCredential("c", COOKIE), PassthroughCredential()])
+    places = BackendAuth(plan).places
+    assert places == (frozenset((b"x-api-key", b"authorization")), frozenset((b"key",)), frozenset((b"session",)))
     with pytest.raises(CredentialError):
         made.ready(None, None)
     made.invalidate(None)
