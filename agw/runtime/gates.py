@@ -20,7 +20,7 @@ from agw.runtime.plan_security import CallPlan, LocationPlan, PassthroughCredent
 
 SECURITY = (
     "sources", "oidc", "jwt", "mcp_auth", "introspection", "basic", "api_key", "ext_authz", "authorization", "mcp_authorization", "limits",
-    "remote_limits", "csrf",
+    "remote_limits", "csrf", "backend_authorization", "backend_ext_authz",
 )
 """Fields of PolicyPlan that make a gate."""
 
@@ -101,7 +101,7 @@ def depends_on_peer(policies: PolicyPlan) -> bool:
     if policies.sources is not None:
         return True
     texts: list[str] = []
-    for rules in (policies.authorization, policies.mcp_authorization):
+    for rules in (policies.authorization, policies.mcp_authorization, policies.backend_authorization):
         if rules is not None:
             texts.extend(rule.expression for rule in rules.rules)
     for limit in policies.limits:

@@ -176,7 +176,7 @@ class DescriptorPlan(Frozen, frozen=True, omit_defaults=True):
 
 
 class RemoteLimitPlan(Frozen, frozen=True, omit_defaults=True):
-    """`remoteRateLimit`: Envoy's RLS v3 over gRPC at `host:port`."""
+    """`remoteRateLimit`: Envoy's RLS v3 over gRPC at `host:port`. Of several the first whose `condition` (CEL) is true is asked."""
 
     domain: str
     descriptors: list[DescriptorPlan]
@@ -185,6 +185,7 @@ class RemoteLimitPlan(Frozen, frozen=True, omit_defaults=True):
     tls: bool = False
     fail_open: bool = False
     timeout_ns: int = 1_000_000_000
+    condition: str = ""
 
 
 class RateStorePlan(Frozen, frozen=True, omit_defaults=True):
@@ -224,6 +225,8 @@ class ExtAuthzPlan(Frozen, frozen=True, omit_defaults=True):
     cache_ttl_cel: str = ""
     cache_entries: int = 10_000
     timeout_ns: int = 1_000_000_000
+    condition: str = ""
+    """Of several the first whose condition is true is asked; "" is true."""
 
 
 class OidcPlan(Frozen, frozen=True, omit_defaults=True):

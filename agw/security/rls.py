@@ -148,7 +148,9 @@ class RemoteLimitStep:
         self._channel.close()
 
     def check(self, request: Request, found: Found) -> Verdict | Awaitable[Verdict]:
-        """Ask about a request. What holds for one says nothing about the next."""
+        """Ask about a request. What holds for one says nothing about the next; one that another worker passed on was asked about there."""
+        if request.hopped:
+            return None
         found.lasting = False
         facts = self._facts(request, found)
         message = MESSAGES["RateLimitRequest"](domain=self._plan.domain)

@@ -141,3 +141,24 @@ def test_the_admin_listener_asks(start: Start) -> None:
     dump = ask(address, "GET", "/config_dump", headers=good)
     assert dump.status == 200 and token not in dump.text
     assert gateway.metrics().total("worker_ready") == 1, "stats and probes stay open"
+
+
+def test_one_of_several_services_and_the_rules_of_a_backend(start: Start, peers: Peers) -> None:
+    def deny(asked: Asked) -> Answer:
+        return 403, [], b"strict says no"
+
+    strict, lax, upstream = peers.http(deny), peers.http(lambda _: (200, [], b"")), peers.http(echo)
+    http = {"protocol": {"http": {}}}
+    policy = {"conditional": [
+        {"condition": 'request.path.startsWith("/admin")', "backend": "strict", **http},
+        {"condition": 'request.path != "/free"', "host": f"127.0.0.1:{lax.port}", **http},
+    ]}  # fmt: skip
+    rules = {"rules": [{"deny": 'request.path == "/lax/secret"'}]}
+    made = proxy_config(
+        routes=[{"name": "app", "backends": [{"host": f"127.0.0.1:{upstream.port}", "policies": {"authorization": rules}}], "policies": {"extAuthz": policy}}],
+        backends=[{"name": "strict", "host": f"127.0.0.1:{strict.port}"}],
+    )
+    gateway = start(made, workers=1)
+    answers = {path: gateway.get(path).status for path in ("/admin", "/lax", "/lax/secret", "/free") for _ in range(2)}
+    assert answers == {"/admin": 403, "/lax": 200, "/lax/secret": 403, "/free": 200}
+    assert (len(strict.asked), len(lax.asked), len(upstream.asked)) == (2, 4, 4)

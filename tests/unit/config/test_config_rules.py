@@ -116,7 +116,7 @@ def test_rules_that_decide_nothing_are_warnings() -> None:
     assert warnings("{authorization: {rules: []}}") == ["authorization.rules: no rule, so everything is allowed; add one, or remove the policy"]
     (found,) = warnings("{authorization: {rules: ['1 == 2 && request.path == \"/\"']}}")
     assert found.startswith("authorization.rules[0]: the rule is false whatever is asked, so it can never match")
-    (found,) = warnings("{mcpAuthorization: {rules: [{deny: 'jwt.a == 1'}, {deny: 'jwt.a  == 1'}]}}")
+    (found,) = warnings("{mcpAuthorization: {rules: [{deny: 'mcp.tool.name == \"a\"'}, {deny: 'mcp.tool.name  == \"a\"'}]}}")
     assert found == "mcpAuthorization.rules[1].deny: the same rule as number 1; remove one"
 
 

@@ -16,6 +16,7 @@ from grpclib.server import Server, Stream
 from agw.runtime.plan_security import DescriptorEntry, DescriptorPlan, RemoteLimitPlan
 from agw.security import rls
 from agw.security.contract import Found, Refusal
+from tests.kits.external import FakeRequest
 
 M = rls.MESSAGES
 
@@ -60,7 +61,7 @@ class Asked:
         self.found = Found()
 
     async def verdict(self) -> Refusal | None:
-        result = self.step.check(None, self.found)  # type: ignore[arg-type]
+        result = self.step.check(FakeRequest(), self.found)
         return await result if isinstance(result, Awaitable) else result
 
 
