@@ -2,6 +2,7 @@
 
 Rules:
 - a value that is not known is left out: to name it is an evaluation error, `has()` of it is false;
+- what a tool's target says of it (`annotations`) is known where the tool was listed, in lists and calls alike; a tool without any has `{}`;
 - values are made anew for every decision from what the request, the identity and the message say; the arguments of a tool are parsed only for
   an expression that looks at them, and refused (left out) when they are too large, too deep, or name a member twice;
 - text of a head is read octet by octet (Latin-1), the path as UTF-8; repeated headers are joined by commas (RFC 9110 section 5.3);
@@ -134,6 +135,9 @@ class Facts:
             return _MISSING
         if field == "target":
             return safe(mcp.target)
+        if field == "annotations":
+            said = strict_json(mcp.tool).get("annotations", {}) if mcp.tool is not None else None
+            return _only(said, wanted) if isinstance(said, dict) else _MISSING
         if self.listing:
             return _MISSING
         arguments = strict_json(mcp.arguments) if mcp.arguments else {}

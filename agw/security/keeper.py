@@ -134,6 +134,11 @@ class Keeper:
         """Does what is visible depend on identity and names alone?"""
         return self.messages.by_name
 
+    @property
+    def described(self) -> bool:
+        """Must `McpFacts.tool` be told of tools?"""
+        return self.messages.described
+
     def visible(self, identity: Identity, facts: McpFacts, call: Call) -> bool:
         """May this caller know of the thing? Limits do not count."""
         return self.messages.visible(identity, facts, call)
