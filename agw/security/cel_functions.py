@@ -245,6 +245,8 @@ FUNCTIONS: Final[tuple[Function, ...]] = (
     *_each("sha1.encode", _TEXTS, "string", _digest("sha1")),
     *_each("md5.encode", _TEXTS, "string", _digest("md5")),
     Function("unvalidatedJwtPayload", ("string",), "map", _payload),
+    Function("merge", ("map", "map"), "map", lambda first, second: {**first, **second}),
+    Function("merge", ("map", "map"), "map", lambda first, second: {**first, **second}, True),
     Function("uuid", (), "string", lambda: str(uuid.uuid4())),
     Function("fail", ("string",), "bool", _fail),
     Function("cookie", ("strings", "string"), "string", _cookie, True),

@@ -64,15 +64,12 @@ ENVIRONMENT: Final = MappingProxyType({"env.podName": "POD_NAME", "env.namespace
 
 UNAVAILABLE: Final = MappingProxyType(
     {
-        "default": 'write jwt.?name.orValue("...")',
-        "coalesce": "write a.?b.or(a.?c).orValue(\"...\")",
         "random": "a rule must decide the same way twice",
-        "regexReplace": "use matches(), replace() or split()",
+        "regexReplace": "use matches(), replace() or split(): a replacement by pattern has no bound on its work here",
         "with": "write cel.bind(name, value, expression)",
         "variables": "name the ones that matter",
         "mapValues": "use map()",
         "filterKeys": "use filter()",
-        "merge": "name the fields that matter",
         "flatten": "name the fields that matter",
         "flattenRecursive": "name the fields that matter",
         "redacted": "header values are plain text here",

@@ -136,14 +136,13 @@ class Facts:
         if field == "target":
             return safe(mcp.target)
         if field == "annotations":
-            said = strict_json(mcp.tool).get("annotations", {}) if mcp.tool is not None else None
-            return _only(said, wanted) if isinstance(said, dict) else _MISSING
+            return _MISSING if mcp.tool is None else _only(strict_json(mcp.tool).get("annotations", {}), wanted)
         if self.listing:
             return _MISSING
         arguments = strict_json(mcp.arguments) if mcp.arguments else {}
         if arguments is None:
             arguments = {}
-        return _only(arguments, wanted) if isinstance(arguments, dict) else _MISSING
+        return _only(arguments, wanted)
 
     def _source(self, name: str) -> Any:
         source = self.claims.get("source") or {}
@@ -171,7 +170,9 @@ def _narrowed(value: Any, wanted: frozenset[str] | None) -> Any:
     return safe(value if wanted is None else {name: value[name] for name in wanted if name in value})
 
 
-def _only(value: dict[str, Any], wanted: frozenset[str] | None) -> dict[str, Any]:
+def _only(value: Any, wanted: frozenset[str] | None) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("there is something, and no object")
     return value if wanted is None else {name: value[name] for name in wanted if name in value}
 
 

@@ -88,7 +88,7 @@ def test_rules_about_connections() -> None:
         ("''", "rules[0]: the expression is empty (line 1, column 1 of the expression)"),
         ("{}", "rules[0]: nothing chosen; give one of `allow`, `deny`, `require`"),
         ("{allow: 'true', deny: 'true'}", "rules[0]: `allow` and `deny` exclude each other; keep one of `allow`, `deny`, `require`"),
-        ("'default(jwt.sub, 1)'", "rules[0]: `default` is not available: write jwt.?name.orValue(\"...\") (line 1, column 8 of the expression)"),
+            ("'random() > 0.5'", "rules[0]: `random` is not available: a rule must decide the same way twice (line 1, column 7 of the expression)"),
     ],
 )
 def test_what_is_wrong_in_a_rule_is_told_with_its_place(rule: str, expected: str) -> None:
