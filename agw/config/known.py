@@ -56,7 +56,6 @@ KEYS = _table(
     ServerTls="cipherSuites keyExchangeGroups maxTLSVersion maxTlsVersion spiffe",
     ApiKey="allowedModels",
     ServicePolicies="backendAuth backendTunnel http requestHeaderModifier tcp transformations",
-    Location="expression",
     BackendAuth="aws azure gcp",
     OAuthClientAuth="certificate certificateHeader",
     ActorToken="enforceMayAct",

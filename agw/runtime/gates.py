@@ -29,8 +29,10 @@ def locations(policies: PolicyPlan) -> list[LocationPlan]:
     """Where credentials of these policies stand, each place once."""
     found: list[LocationPlan] = []
     for plan in (policies.jwt, policies.mcp_auth.jwt if policies.mcp_auth is not None else None, policies.introspection, policies.basic, policies.api_key):
-        if plan is not None and plan.location not in found:
-            found.append(plan.location)
+        if plan is not None:
+            place = plan.location
+            places = [LocationPlan("header", name, "") for name in place.headers] if place.kind == "expression" else [place]
+            found += [each for each in places if each not in found]
     return found
 
 

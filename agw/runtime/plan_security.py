@@ -22,11 +22,15 @@ class Frozen(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class LocationPlan(Frozen, frozen=True, omit_defaults=True):
-    """Where a credential stands: a header after `prefix` ("Bearer ", compared without case), a query parameter or a cookie."""
+    """Where a credential stands: a header after `prefix` ("Bearer ", compared without case), a query parameter or a cookie.
 
-    kind: Literal["header", "query", "cookie"] = "header"
+    Of `kind` expression, `name` is CEL that makes it of the `headers` it looks at (lower case); only for what is read.
+    """
+
+    kind: Literal["header", "query", "cookie", "expression"] = "header"
     name: str = "authorization"
     prefix: str = "Bearer "
+    headers: list[str] = []
 
 
 class DocumentPlan(Frozen, frozen=True, omit_defaults=True):

@@ -162,3 +162,16 @@ def test_one_of_several_services_and_the_rules_of_a_backend(start: Start, peers:
     answers = {path: gateway.get(path).status for path in ("/admin", "/lax", "/lax/secret", "/free") for _ in range(2)}
     assert answers == {"/admin": 403, "/lax": 200, "/lax/secret": 403, "/free": 200}
     assert (len(strict.asked), len(lax.asked), len(upstream.asked)) == (2, 4, 4)
+
+
+def test_a_key_that_an_expression_finds(start: Start, peers: Peers) -> None:
+    upstream = peers.http(echo)
+    location = {"expression": 'request.headers["x-auth"].split(":")[1]'}
+    keys = {"mode": "strict", "keys": [{"key": "key-of-kim-0123456789", "metadata": {"user": "kim"}}], "location": location}
+    gateway = start(config(upstream.port, {"apiKey": keys, "authorization": {"rules": ['apiKey.user == "kim"']}}), workers=1)
+    for _ in range(2):
+        answer = gateway.get("/", headers={"x-auth": "kim:key-of-kim-0123456789", "x-rest": "stays"})
+        assert answer.status == 200 and "x-auth" not in answer.json() and answer.json()["x-rest"] == "stays"
+        assert gateway.get("/", headers={"x-auth": "kim:wrong"}).status == 401
+        assert gateway.get("/", headers={"x-auth": "key-of-kim-0123456789"}).status == 401
+        assert gateway.get("/").status == 401

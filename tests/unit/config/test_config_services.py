@@ -8,7 +8,7 @@ import pytest
 
 from agw.config import ConfigErrors, load_bytes
 from agw.config.load import Loaded
-from agw.runtime.gates import Gates
+from agw.runtime.gates import Gates, taken_off
 from agw.runtime.plan import PolicyPlan
 
 GATEWAY = "gateways: {default: {port: 3000}}\n"
@@ -153,3 +153,33 @@ def test_a_listener_may_find_it_out() -> None:
     route = "{backends: [{host: 'h:1'}], policies: {authorization: {rules: [has(apiKey.a)]}}}"
     loaded = load(f"gateways: {{default: {{port: 3000, {keys}}}}}\nroutes: [{route}]")
     assert loaded.warnings == []
+
+
+# ------------------------------------------------------------------------------------------------------ locations
+
+KEYS = "apiKey: {mode: strict, keys: [{key: abcdefghijklmnopqrstuvwxyz}], location: %s}"
+
+
+def test_a_credential_by_an_expression_is_taken_off_the_headers_it_looks_at() -> None:
+    policies = route(KEYS % """{expression: 'request.headers["X-Auth"].substring(4)'}""")
+    assert policies.api_key is not None
+    assert (policies.api_key.location.kind, policies.api_key.location.headers) == ("expression", ["x-auth"])
+    assert [(place.kind, place.name) for place in taken_off(policies, PolicyPlan())] == [("header", "x-auth")]
+    gate = Gates([]).of(policies, [])
+    assert gate is not None and gate.headers == (b"x-auth",) and not gate.elsewhere
+
+
+@pytest.mark.parametrize(
+    ("policies", "text"),
+    [
+        (KEYS % "{expression: request.path}", "at headers that it names and at nothing else"), (KEYS % "{expression: \"'x'\"}", "at headers that it names"),
+        (KEYS % "{expression: 'request.headers.cookie(\"a\")'}", "at headers that it names"),
+        (KEYS % """{expression: 'request.headers["cookie"]'}""", "at headers that it names"),
+        (KEYS % """{expression: 'request.headers["x"] == "a"'}""", "gives bool"), (KEYS % "{expression: 'request.hd'}", "there is no `request.hd`"),
+        (KEYS % """{expression: 'request.headers["host"]'}""", "written by agw itself"),
+        ("backendAuth: {passthrough: {location: {expression: '\"a\"'}}}", "cannot put one anywhere"),
+    ],
+)  # fmt: skip
+def test_problems_of_locations(policies: str, text: str) -> None:
+    found = problems(f"{GATEWAY}routes: [{{backends: [{{host: 'h:1'}}], policies: {{{policies}}}}}]")
+    assert any(text in item for item in found), found
