@@ -236,7 +236,7 @@ cdef class Call:
         if self.started:
             raise RuntimeError("the answer has begun")
         self.release()
-        lim = x.bind.http.limits
+        lim = x.bind.http.hop_limits
         head_init(&h, &lim)
         try:
             head_reset(&h)

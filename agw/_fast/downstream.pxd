@@ -1,6 +1,6 @@
 # The client's side of the data path: accept, read, frame, and hand requests to exchanges one after another.
 
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from agw._fast.exchange cimport Context, Downlink, Exchange
 from agw._fast.http1 cimport Body, Head
@@ -46,6 +46,9 @@ cdef class Downstream(Downlink):
     cdef Buf inbuf
     cdef Buf headbuf                # head octets kept while a body is collected
     cdef Buf bodybuf
+    cdef uint64_t body_limit        # octets that are collected in it
+    cdef bint collected             # a request at the gate has some of its body in it already
+    cdef bint body_due              # and its keeper, who waits for that, is to be told
     cdef Head* head                 # own head, while one is incomplete or kept
     cdef Body reqbody
     cdef int64_t discard_left
@@ -61,7 +64,13 @@ cdef class Downstream(Downlink):
     cdef size_t begin_request(self, Head* h, const char* buf, const char* rest, size_t n) except? 0
     cdef size_t go_on(self, int want, Head* h, const char* buf, const char* rest, size_t n) except? 0
     cdef size_t take_body(self, const char* p, size_t n) except? 0
+    cdef int collect_after(self, size_t n, uint64_t limit) except -1
     cdef int buffered(self) except -1
+    cdef int hand_on(self) except -1
+    cdef int body_for_gate(self) except -1
+    cdef int go_on_soon(self) except -1
+    cdef int tell_gate(self) except -1
+    cdef int go_on_collected(self, int want) except -1
     cdef int refuse(self, Head* h) except -1
     cdef int next_request(self) except -1
     cdef int mind_leaving(self) except -1

@@ -5,11 +5,11 @@
 # - the common case copies nothing: head and body are read where recv() put them;
 # - after a framing error: one answer, then the connection ends, and not one further octet is parsed;
 # - a connection through a unix socket is another worker's (see agw.worker.hop): the kernel says so, not the request, and
-#   only there `agw-hop` and `agw-peer` mean anything;
+#   only there `agw-hop`, `agw-peer` and `agw-certificate` mean anything;
 # - every wait has a timer: handshake, first octet, head, body progress, write progress, idle, linger.
 
 from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, errno
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, strlen
 from cpython.bytes cimport PyBytes_AS_STRING
@@ -19,15 +19,18 @@ from posix.unistd cimport close as c_close
 from agw._fast.arena cimport (G_ACCEPT_PAUSED, G_CONNECTIONS, G_CONNECTIONS_TOTAL, G_PARSE_ERRORS, G_RECEIVED_BYTES, G_SENT_BYTES,
                               G_TLS_HANDSHAKE_FAILURES, G_TLS_HANDSHAKES)
 from agw._fast.exchange cimport DONE_LOCALLY, WANT_BUFFER, WANT_GATE, Context, Downlink, Exchange
-from agw._fast.forward cimport (E_BODY_TIMEOUT, E_DRAIN_CUT, E_HEADER_TIMEOUT, E_MALFORMED, E_OVERLOAD, E_PLAIN_HTTP, E_TOO_LARGE,
+from agw._fast.forward cimport (E_BODY_TIMEOUT, E_CLOSED, E_DRAIN_CUT, E_HEADER_TIMEOUT, E_MALFORMED, E_OVERLOAD, E_PLAIN_HTTP, E_TOO_LARGE,
                                 Failure, Out, build_reply, failure, is_hop_field, reason_name)
 from agw._fast.http1 cimport (BODY_DATA, BODY_END, BODY_ERROR, F_EXPECT_CONTINUE, FRAMING_CHUNKED, FRAMING_LENGTH,
-                              FRAMING_NONE, M_OTHER, Head, Header, body_feed, body_init, head_free, head_reset,
+                              FRAMING_NONE, M_OTHER, CLimits, Head, Header, body_feed, body_init, head_free, head_reset,
                               request_head_feed)
 from agw._fast.policy cimport Bind, Http
 from agw._fast.reactor cimport EV_ERR, EV_HUP, EV_IN, EV_OUT, EV_RDHUP, SCRATCH_IN, Handler, Timer
 from agw._fast.stream cimport buf_append, buf_clear, buf_consume, buf_free
 from agw._fast.tls cimport T_BROKEN, T_CLOSED, T_OPEN, T_PLAIN
+
+from base64 import b64decode
+from hashlib import sha256
 
 from agw._fast.process import refuse_new_connections
 
@@ -370,6 +373,10 @@ cdef class Downstream(Downlink):
     cdef int on_deferred(self) except -1:
         if self.state == S_CLOSED:
             return 0
+        if self.body_due:
+            self.tell_gate()
+            if self.state == S_CLOSED:
+                return 0
         if self.inbuf.len and (self.state == S_HEAD or self.state == S_BODY or self.state == S_BUFFER or self.state == S_DISCARD):
             self.consume_buffered()
         self.read()
@@ -509,17 +516,19 @@ cdef class Downstream(Downlink):
         cdef Head* h
         cdef int r
         cdef Http http = self.bind.http
+        cdef const CLimits* limits
         self.consuming = True
         try:
             while used < n:
                 if self.state == S_HEAD:
                     http = self.bind.http
+                    limits = &http.hop_limits if self.from_worker else &http.limits
                     if self.head != NULL:
                         h = self.head
                     else:
                         h = &self.ctx.request_head
                         head_reset(h)
-                    r = request_head_feed(h, p + used, <uint32_t> min(n - used, <size_t> http.limits.max_head + 2), &http.limits)
+                    r = request_head_feed(h, p + used, <uint32_t> min(n - used, <size_t> limits.max_head + 2), limits)
                     if r == 0:
                         if self.head == NULL:
                             self.head = self.ctx.detach_head(h)
@@ -594,8 +603,64 @@ cdef class Downstream(Downlink):
             buf_append(&self.headbuf, buf, h.size)
             if self.head == NULL:
                 self.head = self.ctx.detach_head(h)
+            self.collected = self.body_due = False
+            if x.body_wanted:
+                self.collect_after(n, x.body_wanted)
             return 0
         return self.go_on(want, h, buf, rest, n)
+
+    cdef int collect(self, uint64_t limit) except -1:
+        return self.collect_after(self.inbuf.len, limit)
+
+    cdef int collect_after(self, size_t n, uint64_t limit) except -1:
+        # The request waits at the gate until so much of its body is here; bodybuf takes it. n octets came with the head.
+        self.body_limit = limit
+        if self.request_complete or self.bodybuf.len > limit or self.reqbody.framing == FRAMING_NONE \
+                or (self.reqbody.framing == FRAMING_LENGTH and self.reqbody.remaining == 0):
+            return self.body_for_gate()
+        if not self.collected:
+            self.collected = True
+            self.body_until = self.ctx.reactor.now + BUFFER_NS
+            if self.head.flags & F_EXPECT_CONTINUE and n == 0:
+                self.send(PyBytes_AS_STRING(CONTINUE), len(CONTINUE))
+        self.state = S_BUFFER
+        self.ctx.reactor.arm(&self.timer, min(self.ctx.reactor.now + self.bind.http.progress_timeout, self.body_until))
+        if not self.consuming and (self.inbuf.len or self.readable):
+            self.go_on_soon()
+        return 0
+
+    cdef int go_on_soon(self) except -1:
+        # For what a keeper said between two batches of events: nothing else would make the reactor look here before its tick.
+        self.ctx.reactor.defer(self)
+        if self.ctx.reactor.wake is not None:
+            self.ctx.reactor.wake(self.ctx.reactor.on_readable)
+        return 0
+
+    cdef int body_for_gate(self) except -1:
+        # So much is here as the gate wants. It hears so when nobody is in the middle of these octets.
+        self.state = S_BUSY
+        if self.reqbody.framing == FRAMING_NONE or (self.reqbody.framing == FRAMING_LENGTH and self.reqbody.remaining == 0):
+            self.request_complete = True
+        self.ctx.reactor.disarm(&self.timer)
+        self.body_due = True
+        return self.ctx.reactor.defer(self) if self.consuming else self.go_on_soon()
+
+    cdef int tell_gate(self) except -1:
+        cdef bytes body = b""
+        cdef size_t n = self.bodybuf.len
+        self.body_due = False
+        if not self.gated or self.exchange is None:
+            return 0
+        if n:
+            body = self.bodybuf.p[self.bodybuf.off:self.bodybuf.off + min(n, self.body_limit)]
+        entry = self.exchange.entry
+        try:
+            entry._tell(body, self.request_complete and n <= self.body_limit)
+        except Exception as error:
+            self.ctx.reactor.on_error(error)
+            if entry.open:
+                return self.exchange.fail(E_CLOSED, NULL, 0, 0)
+        return 0
 
     cdef int entered(self) except -1:
         # The request that waited at the gate may go on.
@@ -616,7 +681,11 @@ cdef class Downstream(Downlink):
             if want == WANT_GATE:
                 self.gated = True
                 return 0
-            used = self.go_on(want, h, buf, rest, self.inbuf.len)
+            if self.collected:
+                used = 0
+                self.go_on_collected(want)
+            else:
+                used = self.go_on(want, h, buf, rest, self.inbuf.len)
         finally:
             self.consuming = False
         if self.state == S_CLOSED:
@@ -626,7 +695,7 @@ cdef class Downstream(Downlink):
         if used and self.inbuf.len:
             buf_consume(&self.inbuf, used if used < self.inbuf.len else self.inbuf.len)
         if self.inbuf.len or self.readable:
-            self.ctx.reactor.defer(self)
+            self.go_on_soon()
         return 0
 
     cdef size_t go_on(self, int want, Head* h, const char* buf, const char* rest, size_t n) except? 0:
@@ -651,6 +720,7 @@ cdef class Downstream(Downlink):
                     self.free_head()
                 return size
             self.state = S_BUFFER
+            self.body_limit = self.bind.http.max_buffer
             self.body_until = self.ctx.reactor.now + BUFFER_NS
             if self.headbuf.len == 0:
                 buf_append(&self.headbuf, buf, h.size)
@@ -687,11 +757,46 @@ cdef class Downstream(Downlink):
             self.free_head()
         return used
 
+    cdef int go_on_collected(self, int want) except -1:
+        # The same for a request whose body has been read at the gate, in part or whole.
+        cdef Exchange x = self.exchange
+        cdef Head* h = self.head
+        cdef const char* buf = self.headbuf.p + self.headbuf.off
+        cdef const char* text = b""
+        cdef size_t n = self.bodybuf.len
+        cdef bint whole = self.request_complete
+        cdef bint chunked = h.framing == FRAMING_CHUNKED and not whole
+        self.collected = False
+        if want == DONE_LOCALLY:
+            return self.free_head()
+        if want == WANT_BUFFER and n <= self.bind.http.max_buffer:
+            self.body_limit = self.bind.http.max_buffer
+            if whole:
+                return self.hand_on()
+            self.state = S_BUFFER
+            self.ctx.reactor.arm(&self.timer, min(self.ctx.reactor.now + self.bind.http.progress_timeout, self.body_until))
+            return 0
+        if want == WANT_BUFFER:
+            self.keep_alive = False
+            return x.fail(E_TOO_LARGE, NULL, 0, 0)
+        if n:
+            text = self.bodybuf.p + self.bodybuf.off
+        if not whole:
+            self.state = S_BODY
+            self.ctx.reactor.arm(&self.timer, self.ctx.reactor.now + self.bind.http.progress_timeout)
+        # A chunk is as long as what was read, and a rebuilt head has no room for that.
+        x.dispatch(h, buf, text, 0 if chunked else n, whole, chunked)
+        if chunked and n and self.exchange is x and self.state == S_BODY:
+            x.body(text, n)
+        buf_clear(&self.bodybuf)
+        return self.free_head()
+
     cdef int take_peer(self, Head* h, const char* buf) except -1:
         # Whose request another worker passes on.
         cdef uint32_t i
         cdef Header* f
         self.hop = self.secure = False
+        self.passed = None
         memcpy(self.peer, b"unix", 4)
         self.peer_len = self.peer_ip_len = 4
         for i in range(h.nheaders):
@@ -701,9 +806,17 @@ cdef class Downstream(Downlink):
             if f.name_len == 7:
                 self.secure = f.value_len == 1 and buf[f.value_off] == b"2"
                 self.hop = self.secure or (f.value_len == 1 and buf[f.value_off] == b"1")
+            elif f.name_len == 15:
+                try:
+                    self.passed = b64decode(buf[f.value_off:f.value_off + f.value_len], validate=True) or None
+                except ValueError:
+                    continue        # no worker wrote that: it is nobody's
             elif 0 < f.value_len <= sizeof(self.peer):
                 memcpy(self.peer, buf + f.value_off, f.value_len)
                 self.peer_len = self.peer_ip_len = f.value_len
+        # Some policies were asked by the worker that passed it on, and only there. What is admitted that way is remembered apart: it says
+        # nothing about a client who comes directly.
+        self.mark = (b"hop" if self.hop else b"") + (b"" if self.passed is None else sha256(self.passed).digest())
         return 0
 
     cdef int64_t idle_time(self) noexcept:
@@ -727,7 +840,11 @@ cdef class Downstream(Downlink):
                     if self.read_paused and (self.reqbody.framing != FRAMING_LENGTH or self.reqbody.remaining):
                         return total        # the end of a counted body is seen all the same: no octet would tell of it later
                 elif self.state == S_BUFFER:
-                    if self.bodybuf.len + size > self.bind.http.max_buffer:
+                    if self.bodybuf.len + size > self.body_limit:
+                        if self.gated:
+                            buf_append(&self.bodybuf, data, size)
+                            self.body_for_gate()
+                            return total
                         self.keep_alive = False
                         self.exchange.fail(E_TOO_LARGE, NULL, 0, 0)
                         return total
@@ -765,11 +882,17 @@ cdef class Downstream(Downlink):
         return total
 
     cdef int buffered(self) except -1:
-        # The body is whole; head and body are ours until the request is handed on.
-        cdef Exchange x = self.exchange
+        # The body is whole.
         self.state = S_BUSY
         self.request_complete = True
+        if self.gated:
+            return self.body_for_gate()
         self.ctx.reactor.disarm(&self.timer)
+        return self.hand_on()
+
+    cdef int hand_on(self) except -1:
+        # Head and body are ours until the request is handed on.
+        cdef Exchange x = self.exchange
         cdef const char* text = b""
         if self.bodybuf.len:
             text = self.bodybuf.p + self.bodybuf.off
@@ -805,7 +928,7 @@ cdef class Downstream(Downlink):
         cdef int was = self.state
         self.read_paused = False
         if self.gated:
-            self.gated = False
+            self.gated = self.body_due = False
             self.free_head()
         if was == S_CLOSED:
             return 0

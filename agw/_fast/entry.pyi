@@ -6,6 +6,7 @@ so who is asked may take his time; the client's connection is not read meanwhile
 
 Rules:
 - exactly one of `admit`, `present` and `refuse` ends it, during `enter` or later; further ones do nothing;
+- of the body it has what `read_body` asked for: a client sends a long body only once it may, and whoever may not never gets so far;
 - an Entry outlives its exchange: when the client has left, `open` is False and `on_close` was called;
 - whoever lets it wait bounds the time.
 """
@@ -53,13 +54,22 @@ class Entry:
         """The reactor's clock when it came, ns."""
     @property
     def certificate(self) -> bytes | None:
-        """The client's verified certificate, DER."""
+        """The client's verified certificate, DER; of a request that another worker passed on, what that worker saw."""
     @property
     def open(self) -> bool:
         """Is it undecided, and the client there?"""
     @property
     def distinct(self) -> bool:
         """False: a header that holds credentials came more than once."""
+    @property
+    def body(self) -> bytes | None:
+        """What `read_body` brought, at most as many octets as it asked for; None before."""
+    @property
+    def whole(self) -> bool:
+        """Is `body` all of it?"""
+    @property
+    def body_asked(self) -> int:
+        """How many octets `read_body` was asked for."""
     @property
     def identity(self) -> Identity | None: ...
     @property
@@ -71,6 +81,13 @@ class Entry:
         """What the backend gets: (header lines, query, cookies)."""
     def values(self, name: bytes) -> list[bytes]:
         """All values of a header; `name` in lower case."""
+    def read_body(self, limit: int, then: Callable[[], object]) -> None:
+        """Read the body until it is whole or longer than `limit` octets (or than `maxBufferSize`, if that is less); then `body` is there
+        and `then` is called, never from within this call. What was read is forwarded like the rest of it.
+
+        A client that does not send ends in 408 and never comes here. An exception of `then` refuses the request.
+        Errors: RuntimeError when nothing is to be decided, or a body is awaited already.
+        """
     def admit(self, who: Identity, licence: License, lasting: bool) -> None:
         """It may enter and is charged for; `lasting`: so may whoever shows the same."""
     def present(self, presented: Any) -> None:

@@ -1,8 +1,8 @@
 # See entry.pyi for the manual.
 
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 
-from agw._fast.exchange cimport Exchange
+from agw._fast.exchange cimport X_GATE, Exchange
 from agw._fast.gate cimport Gate, Identity, License
 from agw._fast.methods import METHODS as _methods
 
@@ -28,13 +28,19 @@ cdef class Entry:
     cdef readonly tuple labels
     cdef readonly int64_t now
     cdef bytes shown
+    cdef uint64_t generation        # of the gate when it was asked
     cdef object tls
+    cdef bytes passed
     cdef int state
     cdef bint waits
     cdef readonly Identity identity
     cdef readonly License licence
     cdef readonly object refusal
     cdef readonly object presented
+    cdef readonly bytes body
+    cdef readonly bint whole
+    cdef readonly uint64_t body_asked
+    cdef object then
     cdef public object on_close
 
     def values(self, bytes name not None):
@@ -42,7 +48,7 @@ cdef class Entry:
 
     @property
     def certificate(self):
-        return self.tls.certificate() if self.tls is not None else None
+        return self.tls.certificate() if self.tls is not None else self.passed
 
     @property
     def open(self):
@@ -52,13 +58,25 @@ cdef class Entry:
     def distinct(self):
         return self.shown is not None
 
+    def read_body(self, uint64_t limit, then not None):
+        if self.state != OPEN or self.then is not None:
+            raise RuntimeError("a request that is decided, or whose body is awaited already, is asked for its body")
+        self.then = then
+        self.body_asked = limit
+        limit = min(limit, self.exchange.bind.http.max_buffer)
+        if self.exchange.phase == X_GATE:
+            self.exchange.down.collect(limit)
+        else:
+            self.exchange.body_wanted = limit       # we are being asked: whoever asks sees this
+
     def admit(self, Identity who not None, License licence not None, bint lasting):
         if self.state != OPEN:
             return
         self.state = ADMITTED
         self.identity = who
         self.licence = licence
-        if lasting and self.shown is not None:
+        # What was found out before keys went away lets this request in, and is no news for later ones.
+        if lasting and self.shown is not None and self.generation == self.gate.generation:
             self.gate.remember(who, licence, self.shown)
         if self.waits:
             x = self.exchange
@@ -89,6 +107,7 @@ cdef class Entry:
         self.exchange.entry = None
         self.exchange = None
         self.tls = None
+        self.then = None
 
     # -------------------------------------------------------------------- called by the exchange
 
@@ -106,12 +125,21 @@ cdef class Entry:
             self.release()
         return self.state
 
+    def _tell(self, bytes body, bint whole):
+        self.body = body
+        self.whole = whole
+        then = self.then
+        self.then = None
+        if self.state == OPEN and then is not None:
+            then()
+
     def _finished(self):
         # The exchange ended while we waited: the client left, or a deadline struck.
         if self.state == OPEN:
             self.state = OVER
             self.exchange = None
             self.tls = None
+            self.then = None
             if self.on_close is not None:
                 self.on_close()
         self.on_close = None
@@ -134,5 +162,7 @@ def make(Exchange x, object asked, Gate gate, bytes path, bytes query, list head
     entry.labels = x.route.labels
     entry.now = x.ctx.reactor.now
     entry.shown = shown
+    entry.generation = gate.generation
     entry.tls = x.down.tls
+    entry.passed = x.down.passed
     return entry

@@ -62,7 +62,8 @@ cdef class Downlink(Stream):
     cdef Exchange exchange
     cdef Timer deadline             # the exchange's total time
     cdef Identity known             # whom the last request was from
-    cdef bytes mark                 # digest of the client's certificate, b"" without one; None: not looked for yet
+    cdef bytes mark                 # what a decision depends on besides the head: a digest of the client's certificate, `hop`; None: not looked for yet
+    cdef bytes passed               # the client's certificate (DER), as the worker that passed the request on saw it; or None
     cdef char peer[72]
     cdef uint32_t peer_len
     cdef uint32_t peer_ip_len
@@ -78,6 +79,7 @@ cdef class Downlink(Stream):
     cdef int exchange_done(self, bint broken) except -1
     cdef int resume_reading(self) except -1
     cdef int entered(self) except -1
+    cdef int collect(self, uint64_t limit) except -1
 
 cdef class Exchange(Client):
     cdef Context ctx
@@ -137,6 +139,7 @@ cdef class Exchange(Client):
     cdef object entry               # the Entry, while somebody is asked about it
     cdef object presented           # (header lines, query, cookies): the backend's credentials, or None
     cdef object shower              # the Entry they were made for, where they differ from caller to caller
+    cdef uint64_t body_wanted       # octets of the body the keeper asked for while it was asked itself
     cdef object refused             # the Refusal that ended it: `error` points into it
     cdef bint charged               # the limits of its message are taken already
     cdef list permits               # charges of concurrency limits that end with it

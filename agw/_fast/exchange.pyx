@@ -16,6 +16,7 @@ from libc.string cimport memchr, memcmp
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 
 import time
+from base64 import b64encode
 from hashlib import sha256
 from email.utils import formatdate
 
@@ -34,7 +35,7 @@ from agw._fast.http1 cimport (BODY_DATA, BODY_END, BODY_ERROR, F_EVENT_STREAM, F
                               response_head_feed)
 from agw._fast.gate cimport Charge, Gate, Identity, License, give_back
 from agw._fast.jsonrpc cimport KIND_BATCH, KIND_REQUEST, KIND_RESPONSE, Envelope, envelope_scan
-from agw._fast.policy cimport HeaderEdits, Http, Match, Route
+from agw._fast.policy cimport HOP_CERTIFICATE, HeaderEdits, Http, Match, Route
 from agw._fast.methods cimport rpc_kind, rpc_number
 from agw._fast.outcome cimport O_CANCELLED, O_OK, O_TOOL, O_UNKNOWN, outcome_of, outcome_of_code
 from agw._fast.pool cimport FAIL_CONNECT, FAIL_CONNECT_TIMEOUT, FAIL_DNS, FAIL_QUEUE_FULL, FAIL_TLS, Client, Cluster, Upstream
@@ -161,6 +162,9 @@ cdef class Downlink(Stream):
         return 0
 
     cdef int entered(self) except -1:
+        return 0
+
+    cdef int collect(self, uint64_t limit) except -1:
         return 0
 
     def __dealloc__(self):
@@ -334,6 +338,7 @@ cdef class Exchange(Client):
             self, asked, gate, self.path[:self.path_len], buf[h.query_off:h.query_off + h.query_len] if h.has_query else None, self.fields(h, buf),
             shown)
         self.entry = entry
+        self.body_wanted = 0
         try:
             state = entry._ask()
         except Exception as error:
@@ -445,7 +450,7 @@ cdef class Exchange(Client):
         if self.choice.auth is not None:
             asked = self.choice.auth.presenting
             self.presented = None if asked is None else asked.constant
-            if self.presented is None:
+            if self.presented is None and (asked is None or not asked.signs):
                 want = self.ask(asked, None, h, buf, None)
                 if want != ENTERED:
                     return want
@@ -454,6 +459,11 @@ cdef class Exchange(Client):
     cdef int proceed(self, Head* h, const char* buf) except -1:
         # What the chosen backend needs of the request: its body as it comes, or whole.
         cdef Http http = self.bind.http
+        if self.choice.auth is not None and self.choice.auth.presenting.signs and h.framing != FRAMING_NONE and self.choice.auth.presenting.whole:
+            if h.content_length > <int64_t> http.max_buffer:
+                self.fail(E_TOO_LARGE, NULL, 0, 0)
+                return DONE_LOCALLY
+            return WANT_BUFFER
         if self.choice.service is not None or self.choice.cluster.is_mcp:
             self.is_rpc = True
             if h.method == M_POST or (self.choice.service is not None and h.framing != FRAMING_NONE):
@@ -491,7 +501,7 @@ cdef class Exchange(Client):
         # What a JSON-RPC body says. 0: fine; 1: refused and finished.
         cdef Envelope* e = &self.envelope
         cdef int32_t rpc
-        if self.method != M_POST:
+        if self.method != M_POST or not self.is_rpc:
             return 0
         if envelope_scan(body, <uint32_t> n, e, 64) < 0:
             if e.code != -32700 and (e.id_kind == 1 or e.id_kind == 2):
@@ -534,7 +544,7 @@ cdef class Exchange(Client):
         cdef RequestContext rc
         cdef Cluster cluster = self.choice.cluster
         cdef Upstream up
-        cdef bytes built, query
+        cdef bytes built, proof, query
         cdef bytes lines = None
         cdef HeaderEdits more = self.identity.edits if self.identity is not None else None
         if self.choice.service is not None:
@@ -567,6 +577,14 @@ cdef class Exchange(Client):
         rc.peer_len = self.down.peer_ip_len
         rc.upgrade = self.wants_upgrade
         rc.secure = self.down.secure
+        rc.certificate = NULL
+        if self.choice.hop and self.down.mark and self.down.tls is not None:
+            # What the client proved here holds there, too. Only a worker is believed in this, and from outside nobody gets it through.
+            proof = b64encode(self.down.tls.certificate() or b"")
+            if PyBytes_GET_SIZE(proof) > HOP_CERTIFICATE:
+                return self.fail(E_INTERNAL, "the client's certificate is too large to pass on to another worker", 0, 0)
+            rc.certificate = PyBytes_AS_STRING(proof)
+            rc.certificate_len = <uint32_t> PyBytes_GET_SIZE(proof)
         rc.name = self.own_name
         rc.name_len = self.own_name_len
         rc.parent = self.trace_parent
@@ -605,6 +623,17 @@ cdef class Exchange(Client):
             rc.length = h.content_length if h.content_length > 0 else 0
         if build_request(&o, h, buf, self.choice, self.bind.http, &rc, more, lines) < 0:
             return self.fail(E_INTERNAL, NULL, 0, 0)
+        if self.choice.auth is not None and self.choice.auth.presenting.signs:
+            # What is signed is what goes out: nothing but the signature is added.
+            signed = self.choice.auth.presenting.sign(
+                self.identity, _methods[self.method], o.p[:o.n - 4], body[:n] if complete and not chunked else None, cluster.tls is not None)
+            if not isinstance(signed, bytes):
+                return self.turn_away(signed)
+            o.n -= 2
+            put(&o, PyBytes_AS_STRING(<bytes> signed), <size_t> PyBytes_GET_SIZE(<bytes> signed))
+            put(&o, b"\r\n", 2)
+            if o.full:
+                return self.fail(E_INTERNAL, NULL, 0, 0)
         self.own_name = self.trace_parent = NULL
         if chunked:
             if n:
@@ -699,7 +728,7 @@ cdef class Exchange(Client):
         # The answer that has begun is not one to relay: the service goes on with it, on the connection it comes on.
         cdef Upstream up = self.upstream
         cdef Head h
-        cdef CLimits lim = self.bind.http.limits
+        cdef CLimits lim = self.bind.http.hop_limits
         cdef uint32_t target = self.choice.target
         cdef object service = self.served.service
         cdef bytes octets = at[:n]

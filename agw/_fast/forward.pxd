@@ -75,6 +75,8 @@ ctypedef struct RequestContext:
     uint32_t query_len
     char mark                   # what stands before the query; 0: there is none
     bint cookieless             # Cookie fields stay behind
+    const char* certificate     # the client's, in base64, for another worker; or NULL
+    uint32_t certificate_len
 
 cdef frozenset upgrade_elements(bytes value)
 cdef bint is_hop_field(const char* name, uint32_t n) noexcept nogil

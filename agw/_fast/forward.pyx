@@ -5,7 +5,7 @@
 # - hop-by-hop fields and those named by Connection are dropped; framing is written by us, in place of the original;
 # - names, values and order of everything else are kept (names in lower case when the operator asks for it);
 # - X-Forwarded-For/-Host/-Proto say what we saw; what a client claims about itself is dropped unless configured;
-# - `agw-hop` (2: the client speaks TLS, else 1) and `agw-peer` are between workers: whoever sends them, they are not
+# - `agw-hop` (2: the client speaks TLS, else 1), `agw-peer` and `agw-certificate` are between workers: whoever sends them, they are not
 #   passed on, and a hop gets our own;
 # - an Out that overflows is marked, never written past its end.
 
@@ -197,7 +197,8 @@ cdef frozenset upgrade_elements(bytes value):
 
 
 cdef bint is_hop_field(const char* name, uint32_t n) noexcept nogil:
-    return ((n == 7 and equals_lower(name, b"agw-hop", 7)) or (n == 8 and equals_lower(name, b"agw-peer", 8)))
+    return ((n == 7 and equals_lower(name, b"agw-hop", 7)) or (n == 8 and equals_lower(name, b"agw-peer", 8))
+            or (n == 15 and equals_lower(name, b"agw-certificate", 15)))
 
 
 cdef int put_host(Out* o, const Head* h, const char* buf, Choice choice) except -1:
@@ -327,6 +328,10 @@ cdef int build_request(Out* o, const Head* h, const char* buf, Choice choice, Ht
         put_(o, b"agw-hop: 2\r\nagw-peer: " if ctx.secure else b"agw-hop: 1\r\nagw-peer: ", 22)
         put_(o, ctx.peer, ctx.peer_len)
         put_(o, b"\r\n", 2)
+        if ctx.certificate != NULL:
+            put_(o, b"agw-certificate: ", 17)
+            put_(o, ctx.certificate, ctx.certificate_len)
+            put_(o, b"\r\n", 2)
     if ctx.upgrade:
         put_(o, b"Connection: upgrade\r\nUpgrade: ", 30)
         put_(o, buf + h.upgrade_off, h.upgrade_len)

@@ -28,7 +28,7 @@ cdef class Identity:
     cdef readonly License entry
     cdef public dict extra
     cdef bytes shown
-    cdef uint32_t generation
+    cdef uint64_t generation        # of the gate that remembers it
     cdef dict calls                     # name as the client says it -> License
 
 cdef class Gate:
@@ -40,7 +40,7 @@ cdef class Gate:
     cdef readonly bint by_peer          # what is decided depends on the client's address
     cdef readonly uint32_t capacity
     cdef dict identities
-    cdef uint32_t generation
+    cdef readonly uint64_t generation   # another one after `forget_all`; no two gates ever have the same
     cdef bytes shown(self, const Head* h, const char* buf, bytes peer, bytes mark)
     cdef Identity recall(self, const Head* h, const char* buf, Identity last, int64_t now)
     cdef License licence(self, Identity who, bytes name)

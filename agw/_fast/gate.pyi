@@ -6,6 +6,7 @@ or refuses, now or later, and may have the decision remembered here.
 
 Rules:
 - an Identity is remembered for the exact octets it was made of, in the cache of one gate;
+- a connection's last identity counts only for the gate that remembers it: generations of gates are unique;
 - `forget_all` (keys changed) makes every remembered identity unknown, also those that connections hold;
 - a licence says what an admitted request is charged for; it exists only when nothing else is left to decide;
 - caches are bounded: identities per gate, licences per identity.
@@ -115,3 +116,6 @@ class Gate:
     def messages(self) -> bool: ...
     @property
     def capacity(self) -> int: ...
+    @property
+    def generation(self) -> int:
+        """Another number after `forget_all`; no two gates ever have the same."""

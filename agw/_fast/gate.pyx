@@ -3,6 +3,8 @@
 # Rules of this file:
 # - it decides nothing itself: what is found here was put here by the keeper, for exactly these octets;
 # - a credential is looked up by its SHA-256; the connection's last identity is compared octet by octet first;
+# - generations are numbers that no other gate ever had, so an identity that a connection holds is only of the gate that made it: the same
+#   octets are a stranger to the gate of another route, and to the one that a reload put in its place;
 # - two fields of a name that holds credentials are two opinions: nothing is found, and the keeper judges;
 # - caches are bounded; a full one forgets its oldest entry.
 
@@ -18,6 +20,14 @@ from agw._fast.limiter cimport Limit
 from agw._fast.policy cimport HeaderEdits
 
 cdef object sha256 = hashlib.sha256
+cdef uint64_t generations = 0
+
+
+cdef uint64_t next_generation() noexcept:
+    global generations
+    generations += 1
+    return generations
+
 
 cdef enum:
     MAX_CALLS = 1024            # names an identity has licences for
@@ -80,6 +90,7 @@ cdef class Gate:
         self.messages = messages
         self.capacity = capacity
         self.identities = {}
+        self.generation = next_generation()
 
     cdef bytes shown(self, const Head* h, const char* buf, bytes peer, bytes mark):
         # Everything a decision may depend on, in one piece; None when a field comes twice.
@@ -150,7 +161,7 @@ cdef class Gate:
         self.identities[sha256(shown).digest()] = who
 
     def forget_all(self):
-        self.generation += 1
+        self.generation = next_generation()
         self.identities.clear()
 
     def __len__(self):

@@ -7,6 +7,9 @@ from agw._fast.pool cimport Cluster
 from agw._fast.router cimport Router
 from agw._fast.tls cimport ServerTls
 
+cdef enum:
+    HOP_CERTIFICATE = 24576         # octets of a client's certificate in base64, towards another worker
+
 cdef class HeaderEdits:
     cdef readonly tuple drop            # lower-case names
     cdef readonly bytes lines           # "name: value\r\n" of set and add
@@ -64,6 +67,7 @@ cdef class Match:
 
 cdef class Http:
     cdef CLimits limits
+    cdef CLimits hop_limits         # of what another worker passes on: with room for what it adds
     cdef readonly uint64_t max_buffer
     cdef readonly int64_t header_timeout, first_byte_timeout, progress_timeout, idle_timeout, stream_idle_timeout
     cdef readonly int64_t max_connection

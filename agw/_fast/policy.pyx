@@ -205,6 +205,9 @@ cdef class Http:
         self.limits.max_chunk_line = 4096
         self.limits.max_chunk_ext = 16384
         self.limits.max_trailers = 8192
+        self.hop_limits = self.limits
+        self.hop_limits.max_field = max(self.limits.max_field, <uint32_t> HOP_CERTIFICATE + 32)
+        self.hop_limits.max_head += HOP_CERTIFICATE + 256
         self.max_buffer = plan.max_buffer_bytes
         self.header_timeout = plan.header_timeout_ns
         self.first_byte_timeout = plan.first_byte_timeout_ns

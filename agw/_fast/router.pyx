@@ -5,17 +5,18 @@
 #   not enter (regexes are the exception: they are tried in order of pattern length, because nothing else can);
 # - precedence: most specific listener hostname, then most specific route hostname, then exact path, then prefix and
 #   regex by length of their text, then method given, number of header matches, number of query matches, file order;
-# - hosts are compared in lower case without port; paths are compared after normalisation, octet by octet.
+# - hosts are compared in lower case without port and final dot; paths are compared after normalisation, octet by octet.
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memchr, memcmp
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 
-import re
 from urllib.parse import unquote_to_bytes
 
 from agw._fast.http1 cimport Head, Limits, head_free, head_init, normalise_path, request_head_feed
+
+from agw._fast.patterns import compiled
 
 
 cdef inline uint32_t fnv(uint32_t seed, const char* p, uint32_t n) noexcept nogil:
@@ -149,12 +150,12 @@ cdef class Condition:
     cdef list query
 
     def __init__(self, headers, query):
-        self.headers = [(n.lower().encode("latin-1"), *self.compiled(kind, value)) for n, kind, value in headers]
-        self.query = [(n.encode(), *self.compiled(kind, value)) for n, kind, value in query]
+        self.headers = [(n.lower().encode("latin-1"), *self.matcher(kind, value)) for n, kind, value in headers]
+        self.query = [(n.encode(), *self.matcher(kind, value)) for n, kind, value in query]
 
     @staticmethod
-    def compiled(kind, value):
-        return (None, re.compile(value.encode())) if kind == "regex" else (value.encode(), None)
+    def matcher(kind, value):
+        return (None, compiled(value)) if kind == "regex" else (value.encode(), None)
 
     cdef bint holds(self, const Head* h, const char* buf) except -1:
         cdef bytes value
@@ -220,7 +221,7 @@ cdef class PathTable:
             if kind == "exact":
                 self.exact.add(0, path.encode(), i)
             elif kind == "regex":
-                regexes.append((path.encode(), re.compile(path.encode()), i))
+                regexes.append((path.encode(), compiled(path), i))
             else:
                 node = 0
                 for segment in path.split("/")[1:]:
@@ -325,11 +326,11 @@ cdef class PathTable:
                 best = self.pick(self.prefix_group[last], h, buf)
                 last = self.prefix_up[last]
             while r < len(self.regexes):
-                pattern, compiled, group = self.regexes[r]
+                pattern, regex, group = self.regexes[r]
                 if len(pattern) != longest:
                     break
                 r += 1
-                if compiled.fullmatch(text) is not None:
+                if regex.fullmatch(text) is not None:
                     v = self.pick(group, h, buf)
                     if v >= 0 and (best < 0 or self.candidates[v].rank < self.candidates[best].rank):
                         best = v
@@ -392,6 +393,8 @@ cdef class Router:
             size += 1
             if c == b"]":
                 break
+        if size and host[size - 1] == b".":
+            size -= 1       # `a.example.` is `a.example`, to rules as well
         listener[0] = -1
         v = self.listeners.next_match(host, size, &lstate)
         if v < 0:

@@ -25,6 +25,7 @@ cdef class ServerTls:
 cdef class ClientTls:
     cdef readonly object context
     cdef readonly str server_name
+    cdef readonly frozenset names       # alternative names that will do as well as server_name; None: the context looks for that one
     cdef Tls connect(self)
 
 cdef class Tls:
@@ -32,6 +33,7 @@ cdef class Tls:
     cdef object inbio, outbio
     cdef readonly int state
     cdef readonly object problem
+    cdef frozenset names                # what the certificate must bear one of; None: the context has looked
     cdef bint more                      # something that was fed may not be decrypted yet
     cdef bint said_bye
     cdef ServerTls server               # whose contexts `index` means; None on the client's side

@@ -13,7 +13,8 @@ The price, per message of 500 octets and direction (Python 3.11, OpenSSL 3.0): 2
 """
 
 import ssl
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
+from typing import Any
 
 from typing_extensions import disjoint_base
 
@@ -52,8 +53,16 @@ class ServerTls:
 class ClientTls:
     """TLS towards one cluster. C method: `connect()`."""
 
-    def __init__(self, context: ssl.SSLContext, server_name: str) -> None:
-        """`server_name` is sent as SNI unless it is an IP address, and checked if the context does so; "" is neither."""
+    def __init__(self, context: ssl.SSLContext, server_name: str, names: Iterable[str] = ()) -> None:
+        """`server_name` is sent as SNI unless it is an IP address, and checked if the context does so; "" is neither.
+
+        `names`: further alternative names (DNS, IP address, URI) of which the certificate may bear one instead; the context then
+        leaves the name to us.
+        """
+
+    @property
+    def names(self) -> frozenset[str] | None:
+        """All that are accepted; None when the context looks for `server_name`."""
 
     @property
     def context(self) -> ssl.SSLContext: ...
@@ -79,3 +88,9 @@ class Tls:
     @property
     def problem(self) -> str | None:
         """Why it is broken, in words."""
+
+def plain_name(name: str) -> str:
+    """A name as certificates' names are compared: host names in lower case, addresses in their one form, URIs as they are."""
+
+def bears(certificate: Any, names: frozenset[str]) -> bool:
+    """Does a certificate (`SSLSocket.getpeercert`) bear one of the names? A wildcard stands for one whole leftmost label (RFC 9525)."""

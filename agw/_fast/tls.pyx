@@ -9,6 +9,7 @@
 #   and the demand for a client certificate are already those of another listener.
 
 import ssl
+from ipaddress import ip_address
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.buffer cimport PyBUF_READ, PyBUF_WRITE
@@ -126,14 +127,16 @@ cdef class ServerTls:
 
 
 cdef class ClientTls:
-    def __init__(self, context not None, str server_name not None):
+    def __init__(self, context not None, str server_name not None, names=()):
         self.context = context
         self.server_name = server_name
+        self.names = frozenset([plain_name(name) for name in (server_name, *names) if name]) if names else None
 
     cdef Tls connect(self):
         cdef Tls t = Tls()
         t.inbio = MemoryBIO()
         t.outbio = MemoryBIO()
+        t.names = self.names
         t.ssl = self.context.wrap_bio(t.inbio, t.outbio, server_hostname=self.server_name or None)
         t.state = T_SHAKING
         t.more = True           # the first step sends without having received
@@ -191,6 +194,10 @@ cdef class Tls:
                 if self.state == T_SHAKING:
                     try:
                         self.ssl.do_handshake()
+                        if self.names is not None and not bears(self.ssl.getpeercert(), self.names):
+                            self.state = T_BROKEN
+                            self.problem = "certificate verify failed: it bears none of the names that are accepted"
+                            break
                         self.state = T_OPEN
                     except WantRead:
                         pass
@@ -252,6 +259,33 @@ cdef class Tls:
             self.ssl.unwrap()
         except Exception:
             pass        # the usual case: ours is written, the peer's is not here
+
+
+def plain_name(str name not None):
+    # Host names in lower case, addresses in their one form, URIs as they are.
+    try:
+        return str(ip_address(name))
+    except ValueError:
+        return name if "://" in name else name.lower()
+
+
+def bears(certificate, frozenset names not None):
+    cdef str kind, value, first, rest
+    for kind, value in (certificate or {}).get("subjectAltName", ()):
+        if kind == "URI":
+            if value in names:
+                return True
+        elif kind == "DNS" or kind == "IP Address":
+            value = plain_name(value)
+            if value in names:
+                return True
+            if kind == "DNS" and value.startswith("*.") and value.count(".") > 1:
+                # One whole label, the leftmost (RFC 9525 section 6.3).
+                for first in names:
+                    rest = first.partition(".")[2]
+                    if rest == value[2:] and "://" not in first:
+                        return True
+    return False
 
 
 cdef str explain(error):

@@ -118,9 +118,9 @@ class Helper:
 
     async def _start(self) -> None:
         # References live on self: the servers must not be collected while the loop runs.
-        source = MetricsSource(self._arena, labels=self._metric_labels, config=self._config_state, version=__version__, prefix=self._prefix,
-                               documents=self._document_numbers, limits=self._arena.limit_counts)
         access = None if self._sockets.admin_auth is None else Access(self._sockets.admin_auth)
+        source = MetricsSource(self._arena, labels=self._metric_labels, config=self._config_state, version=__version__, prefix=self._prefix,
+                               documents=self._document_numbers, limits=self._arena.limit_counts, admin=lambda: {} if access is None else access.results)
         self._admin = AdminServer(config_dump=lambda: self._document, arena=self._arena, stop=self._stop, log_level=self._level, access=access)
         self._stats = StatsServer(source)
         self._readiness = ReadinessServer(phase=self._phase, arena=self._arena)

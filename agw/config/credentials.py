@@ -17,6 +17,8 @@ from urllib.parse import urlsplit
 import msgspec
 
 from agw.config import values
+from agw.config.aws import aws_sign
+from agw.config.credential_places import Placed, check_places, places_of
 from agw.config.model_credentials import (
     ActorToken,
     BackendAuth,
@@ -61,7 +63,7 @@ if TYPE_CHECKING:
 VERIFIED_TOKEN = "jwt.rawToken.unredacted()"
 """The one expression a token can be read by: what a policy of the route has verified."""
 
-_KINDS = ("key", "passthrough", "jwt_sign", "oauth_token_exchange", "cross_app_access", "oauth_client_credentials")
+_KINDS = ("key", "passthrough", "jwt_sign", "oauth_token_exchange", "cross_app_access", "aws", "oauth_client_credentials")
 _METHODS: dict[str, Literal["basic", "post", "privateKeyJwt"]] = {
     "clientSecretBasic": "basic", "clientSecretPost": "post", "privateKeyJwt": "privateKeyJwt",
 }  # fmt: skip
@@ -85,12 +87,12 @@ def backend_auth(context: Context, value: BackendAuth, path: Path) -> BackendAut
     if value.credentials is None or given:
         context.choice(value, path, _KINDS)
     found: list[Credential] = []
-    places: list[tuple[Path, LocationPlan]] = []
+    places: list[Placed] = []
 
     def add(credential: Credential | None, place: Path) -> None:
         if credential is not None:
             found.append(credential)
-            places.append((place, credential.grant.location if isinstance(credential, CrossAppAccess) else credential.location))  # type: ignore[union-attr]
+            places.extend((place, location) for location in places_of(credential))
 
     if value.key is not None:
         add(_key(context, value.key, (*path, "key")), (*path, "key"))
@@ -102,6 +104,8 @@ def backend_auth(context: Context, value: BackendAuth, path: Path) -> BackendAut
         add(_exchange(context, value.oauth_token_exchange, (*path, "oauthTokenExchange")), (*path, "oauthTokenExchange"))
     if value.cross_app_access is not None:
         add(_cross_app(context, value.cross_app_access, (*path, "crossAppAccess")), (*path, "crossAppAccess"))
+    if value.aws is not None:
+        add(aws_sign(context, value.aws, (*path, "aws")), (*path, "aws"))
     if value.oauth_client_credentials is not None:
         add(_client_credentials(context, value.oauth_client_credentials, (*path, "oauthClientCredentials")), (*path, "oauthClientCredentials"))
     for index, extra in enumerate(value.credentials or ()):
@@ -110,16 +114,8 @@ def backend_auth(context: Context, value: BackendAuth, path: Path) -> BackendAut
         add(_secret(context, extra.key, (*below, "key"), location), (*below, "location"))
     if not found and value.credentials is not None and not given and context.is_complete((*path, "credentials")) and not value.credentials:
         context.findings.problem((*path, "credentials"), "no credential; add one, or remove backendAuth")
-    _check_places(context, places)
+    check_places(context, places)
     return BackendAuthPlan(found) if found else None
-
-
-def _check_places(context: Context, places: list[tuple[Path, LocationPlan]]) -> None:
-    seen: set[tuple[str, str]] = set()
-    for path, location in places:
-        if (location.kind, location.name) in seen:
-            context.findings.problem(path, f"the {location.kind} {quoted(location.name)} has a credential already; give this one another location")
-        seen.add((location.kind, location.name))
 
 
 # ----------------------------------------------------------------------------------------------------------- static

@@ -93,8 +93,6 @@ def _common(context: Context, value: ExtAuthzService, path: Path) -> dict[str, A
     ]
     body = value.include_request_body
     if body is not None:
-        # The step can do it; the data path does not hand bodies to steps, and a verdict without the body would be no verdict.
-        findings.problem((*path, "includeRequestBody"), f"`includeRequestBody` {NOT_YET}; remove it, or decide on head and identity")
         out |= {"body_bytes": body.max_request_bytes or 8192, "allow_partial": body.allow_partial_message, "pack_as_bytes": body.pack_as_bytes}
     if value.cache is not None:
         below = (*path, "cache")

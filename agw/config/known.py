@@ -53,13 +53,14 @@ KEYS = _table(
     GatewayListener=_AUTH,
     Gateway=_AUTH,
     BindListener="tcpRoutes",
-    ServerTls="cipherSuites keyExchangeGroups maxTLSVersion maxTlsVersion spiffe",
+    ServerTls="cipherSuites keyExchangeGroups spiffe",
     ApiKey="allowedModels",
     ServicePolicies="backendAuth backendTunnel http requestHeaderModifier tcp transformations",
-    BackendAuth="aws azure gcp",
+    AwsAuth="assumeRole",
+    BackendAuth="azure gcp",
     OAuthClientAuth="certificate certificateHeader",
     ActorToken="enforceMayAct",
-    BackendTls="keyExchangeGroups spiffe subjectAltNames",
+    BackendTls="keyExchangeGroups spiffe",
 )
 
 VALUES = _table(

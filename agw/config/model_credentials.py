@@ -150,6 +150,16 @@ class OAuthClientCredentialsAuth(Model, frozen=True):
     timeout: Annotated[str | None, ours("How long the endpoint may take; 5s by default.")] = None
 
 
+class AwsAuth(Model, frozen=True):
+    """AWS Signature Version 4; without a key the one of the environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN."""
+
+    access_key_id: Annotated[str | None, about("Access key id.")] = None
+    secret_access_key: Annotated[str | FromFile | None, about("Its secret, or `{file}`.")] = None
+    session_token: Annotated[str | FromFile | None, about("Session token of temporary credentials, or `{file}`.")] = None
+    region: Annotated[str | None, about("Region that is signed; AWS_REGION or AWS_DEFAULT_REGION by default.")] = None
+    service_name: Annotated[str | None, about("Service that is signed, such as execute-api or bedrock-agentcore.")] = None
+
+
 class BackendAuth(Model, frozen=True):
     """Credentials a backend gets; one kind, and `credentials` besides or alone."""
 
@@ -159,4 +169,5 @@ class BackendAuth(Model, frozen=True):
     jwt_sign: Annotated[JwtSignAuth | None, about("A JWT signed by agw.")] = None
     oauth_token_exchange: Annotated[OAuthTokenExchangeAuth | None, about("A token for the caller, exchanged for his own.")] = None
     cross_app_access: Annotated[CrossAppAccessAuth | None, about("A token for the caller by an identity assertion (ID-JAG).")] = None
+    aws: Annotated[AwsAuth | None, about("A signature for AWS.")] = None
     oauth_client_credentials: Annotated[OAuthClientCredentialsAuth | None, ours("A token for agw itself.")] = None

@@ -23,6 +23,8 @@ class ServerTls(Model, frozen=True):
     mode: Annotated[Literal["static"], about("Where the leaf certificate comes from.")] = "static"
     min_version: Annotated[TlsVersion | None, about("Oldest TLS version; TLS_V1_2 by default.")] = msgspec.field(default=None, name="minTLSVersion")
     min_version_camel: Annotated[TlsVersion | None, about("The same as minTLSVersion.")] = msgspec.field(default=None, name="minTlsVersion")
+    max_version: Annotated[TlsVersion | None, about("Newest TLS version; the newest there is by default.")] = msgspec.field(default=None, name="maxTLSVersion")
+    max_version_camel: Annotated[TlsVersion | None, about("The same as maxTLSVersion.")] = msgspec.field(default=None, name="maxTlsVersion")
 
 
 class BackendTls(Model, frozen=True):
@@ -34,4 +36,7 @@ class BackendTls(Model, frozen=True):
     hostname: Annotated[str | None, about("Name to send as SNI and to look for in the certificate; the host's by default.")] = None
     insecure: Annotated[bool, about("Accept any certificate.")] = False
     insecure_host: Annotated[bool, about("Accept a trusted certificate of another host.")] = False
+    subject_alt_names: Annotated[
+        list[str] | None, about("Further names the certificate may bear instead: host names, addresses, URIs such as spiffe://td/sa.")
+    ] = None
     alpn: Annotated[list[str] | None, about("Protocols to offer; http/1.1 by default.")] = None

@@ -264,8 +264,9 @@ class Targeted:
             target = (*path, "target")
             chosen = context.choice(entry.target, target, ("gateway", "route", "backend"))
             if entry.target.gateway is not None:
-                if TLS in policies and entry.phase != "gateway":
-                    context.findings.problem((*path, "policy", "backendTLS"), f"`backendTLS` on a gateway {values.NOT_YET}; attach it to a route or backend")
+                for name, key in ((TLS, "backendTLS"), (AUTH, "backendAuth")):
+                    if name in policies and entry.phase != "gateway":
+                        context.findings.problem((*path, "policy", key), f"`{key}` on a gateway {values.NOT_YET}; attach it to a route or backend")
                 self.gateways.append(((*target, "gateway"), entry.target.gateway, policies))
             elif entry.target.route is not None:
                 route = entry.target.route

@@ -10,6 +10,7 @@ Rules kept here:
 from __future__ import annotations
 
 import os
+import re
 from typing import Literal
 
 from agw.config import values
@@ -27,7 +28,8 @@ _MAKE_PAIR = (
 _MEND_CA = "mend the path, or copy the certificate of the CA there in PEM form"
 _CERT_TO_PEM = "convert it to PEM: openssl x509 -in FILE -out cert.pem"
 _KEY_TO_PEM = "convert it to PEM: openssl pkey -in FILE -out key.pem"
-_MIN_VERSION: dict[str, Literal["1.2", "1.3"]] = {"TLS_V1_2": "1.2", "TLS_V1_3": "1.3"}
+_URI = re.compile(r"[a-z][a-z0-9+.-]{0,31}://[!-~]{1,1024}")
+_VERSIONS: dict[str, Literal["1.2", "1.3"]] = {"TLS_V1_2": "1.2", "TLS_V1_3": "1.3"}
 
 
 def server_tls(context: Context, value: ServerTls, path: Path) -> TlsServerPlan | None:
@@ -35,6 +37,8 @@ def server_tls(context: Context, value: ServerTls, path: Path) -> TlsServerPlan 
     findings = context.findings
     if value.min_version is not None and value.min_version_camel is not None:
         findings.problem((*path, "minTlsVersion"), "the same as `minTLSVersion`; keep one of them")
+    if value.max_version is not None and value.max_version_camel is not None:
+        findings.problem((*path, "maxTlsVersion"), "the same as `maxTLSVersion`; keep one of them")
     if context.is_complete(path):
         for key, given in (("cert", value.cert), ("key", value.key)):
             if given is None:
@@ -43,8 +47,11 @@ def server_tls(context: Context, value: ServerTls, path: Path) -> TlsServerPlan 
     ca = "" if value.root is None else _ca(context, value.root, (*path, "root"))
     if pair is None or ca is None:
         return None
-    version = value.min_version or value.min_version_camel
-    return TlsServerPlan(pair[0], pair[1], _MIN_VERSION[version] if version else "1.2", ca)
+    lowest, highest = value.min_version or value.min_version_camel, value.max_version or value.max_version_camel
+    if lowest and highest and lowest > highest:
+        findings.problem((*path, "maxTLSVersion" if value.max_version else "maxTlsVersion"), "older than `minTLSVersion`; raise it, or lower that")
+        return None
+    return TlsServerPlan(pair[0], pair[1], _VERSIONS[lowest] if lowest else "1.2", ca, _VERSIONS[highest] if highest else "")
 
 
 def client_tls(context: Context, value: BackendTls, path: Path) -> TlsClientPlan:
@@ -63,9 +70,21 @@ def client_tls(context: Context, value: BackendTls, path: Path) -> TlsClientPlan
         findings.warning((*path, "alpn"), "only http/1.1 is offered; the other protocols are left out")
     if value.insecure:
         findings.warning((*path, "insecure"), "the certificate is not verified, so anyone on the way can read and change requests; give `root`")
+    names = [findings.value((*path, "subjectAltNames", index), _alternative_name, text, "") for index, text in enumerate(value.subject_alt_names or ())]
+    if names and (value.insecure or value.insecure_host):
+        findings.problem((*path, "subjectAltNames"), "nobody looks at the certificate's names; remove this, or `insecure` and `insecureHost`")
     return TlsClientPlan(
-        server_name=name, verify=not value.insecure, verify_host=not (value.insecure or value.insecure_host), ca=ca, cert=cert, key=key
+        server_name=name, verify=not value.insecure, verify_host=not (value.insecure or value.insecure_host), ca=ca, cert=cert, key=key, names=names
     )
+
+
+def _alternative_name(text: str) -> str:
+    """A host name or address, or a URI as it is."""
+    if "://" not in text:
+        return values.host_name(text)
+    if not _URI.fullmatch(text):
+        raise ValueError(f"{values.quoted(text)} is no URI; write it like spiffe://example.org/service")
+    return text
 
 
 def secured(context: Context, endpoint: Endpoint, text: str, tls: TlsClientPlan | None, path: Path) -> tuple[Endpoint, TlsClientPlan | None]:

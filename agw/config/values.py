@@ -10,12 +10,12 @@ Rules kept here:
 from __future__ import annotations
 
 import re
-import warnings
 from _socket import AF_INET, AF_INET6, inet_pton  # the C module: `socket` costs milliseconds at import
 from functools import lru_cache
 from typing import NamedTuple
 
 from agw._fast.http1 import normalised_path
+from agw._fast.patterns import compiled
 
 NOT_YET = "is known to agw, not implemented yet"
 
@@ -144,12 +144,10 @@ def match_path(text: str) -> str:
 
 @lru_cache(maxsize=4096)
 def regex(text: str) -> str:
-    """A regular expression that compiles; it will have to match the whole value."""
+    """A regular expression in RE2's syntax; it will have to match the whole value."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            re.compile(text)
-    except (re.error, OverflowError, RecursionError) as error:
+        compiled(text)
+    except ValueError as error:
         raise ValueError(f"{quoted(text)} is no regular expression: {error}") from None
     return text
 
@@ -179,10 +177,10 @@ def host_name(text: str) -> str:
 
 
 def hostname_pattern(text: str) -> str:
-    """A name to match Host against: exact or `*.suffix`, lower case; `*` and "" mean any and give ""."""
+    """A name to match Host against: exact or `*.suffix`, lower case, without final dot; `*` and "" mean any and give ""."""
     if text in ("", "*"):
         return ""
-    host = text.lower()
+    host = text.lower().removesuffix(".")
     try:
         host_name(host.removeprefix("*."))
     except ValueError:

@@ -20,10 +20,11 @@ from agw._fast.gate import Identity
 from agw._fast.pool import Cluster
 from agw.runtime.credentials import BackendAuth
 from agw.runtime.origin import SILENCE_S, Answer, Headers, Origin, Stream, TransportError
+from agw.security.contract import Request
+from agw.security.upstream.outgoing import Outgoing
 from agw.security.upstream.source import CredentialError
 
 if TYPE_CHECKING:
-    from agw.security.messages import MessageRequest
     from agw.security.upstream.presenting import Presenting
 
 _current: ContextVar[Call | None] = ContextVar("caller", default=None)
@@ -54,12 +55,16 @@ class PresentedOrigin(Origin):
     ) -> Stream:
         """See Origin.begin. Errors: NoCredential."""
         identity, request = _caller()
+        places = self._auth.places
+        fields = [field for field in headers if field[0].lower() not in places.headers]
+        if self._presenting.signs:
+            bare, mark, query = path.partition(b"?")
+            lowered = [(b"host", self.cluster.plan.authority.encode()), *((name.lower(), value) for name, value in fields)]
+            request = Outgoing(method.decode(), bare, query if mark else None, lowered, body or b"", secure=self.cluster.plan.tls is not None)
         try:
             presented = await self._presenting.present(identity, request)
         except CredentialError as error:
             raise NoCredential(error) from None
-        places = self._auth.places
-        fields = [field for field in headers if field[0].lower() not in places.headers]
         if places.cookies:
             cookie = bare_cookies(fields, places.cookies, presented.cookie)
             fields = [field for field in fields if field[0] != b"cookie"]
@@ -113,7 +118,7 @@ class PresentedOrigin(Origin):
         return stream
 
 
-def _caller() -> tuple[Identity | None, MessageRequest | None]:
+def _caller() -> tuple[Identity | None, Request | None]:
     from agw.security.messages import MessageRequest
 
     call = _current.get()

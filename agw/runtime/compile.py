@@ -289,7 +289,7 @@ def client_tls(plan: ClusterPlan) -> ClientTls | None:
         raise CompileError(f"backend {plan.name}: {error}") from None
     except (ValueError, TypeError):
         raise CompileError(f"backend {plan.name}: {name!r} cannot be a server's name") from None
-    return ClientTls(context, name)
+    return ClientTls(context, name, plan.tls.names if plan.tls.verify else ())
 
 
 def server_tls(plan: BindPlan) -> ServerTls | None:
@@ -312,7 +312,7 @@ def server_tls(plan: BindPlan) -> ServerTls | None:
             except TlsError as error:
                 raise CompileError(f"listener {listener.gateway}/{listener.name}: {error}") from None
             known[key] = len(demands)
-            demands.append((listener.tls.min_version, listener.tls.client_ca))
+            demands.append((listener.tls.min_version, listener.tls.max_version, listener.tls.client_ca))
         listeners.append((listener.hostname.lower(), known[key]))
     return ServerTls(contexts, demands, listeners)
 

@@ -14,7 +14,7 @@ import msgspec
 
 from agw.runtime.gates import calls
 from agw.runtime.plan import ClusterPlan
-from agw.runtime.plan_security import BackendAuthPlan, ClientCredentials, JwtSign, KeyCredential, LocationPlan, TokenExchange
+from agw.runtime.plan_security import AwsSign, BackendAuthPlan, ClientCredentials, JwtSign, KeyCredential, LocationPlan, TokenExchange
 
 
 class Places(NamedTuple):
@@ -30,6 +30,8 @@ class Places(NamedTuple):
 
 
 NOWHERE = Places()
+AWS_HEADERS = ("authorization", "x-amz-date", "x-amz-security-token", "x-amz-content-sha256")
+"""What a signature consists of (AWS Signature Version 4)."""
 
 
 def places_of(locations: list[LocationPlan]) -> Places:
@@ -46,6 +48,8 @@ def locations(part: object) -> list[LocationPlan]:
     if isinstance(part, LocationPlan):
         return [part]
     inner: list[object] = []
+    if isinstance(part, AwsSign):
+        return [LocationPlan("header", name, "") for name in AWS_HEADERS]
     if isinstance(part, msgspec.Struct):
         inner = [getattr(part, name) for name in part.__struct_fields__]
         if isinstance(part, TokenExchange) and part.subject is None:
@@ -68,7 +72,7 @@ class BackendAuth:
         self.plan = plan
         self.places = places_of(locations(plan.credentials))
         self.personal = any(
-            not isinstance(credential, KeyCredential | ClientCredentials) and not (isinstance(credential, JwtSign) and not credential.claims)
+            not isinstance(credential, KeyCredential | ClientCredentials | AwsSign) and not (isinstance(credential, JwtSign) and not credential.claims)
             for credential in plan.credentials)
         self.presenting: Any = None
 

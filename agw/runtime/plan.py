@@ -175,7 +175,8 @@ class TlsClientPlan(Frozen, frozen=True, omit_defaults=True):
     """TLS towards an upstream. All certificates and keys are PEM text; "" for `ca` means the system's trust store.
 
     `server_name` is sent as SNI and is the name the certificate must bear ("" = the cluster's host). `verify` false
-    accepts any certificate; `verify_host` false accepts a trusted certificate of another name.
+    accepts any certificate; `verify_host` false accepts a trusted certificate of another name. `names`: alternative names (host
+    names, addresses, URIs) one of which will do instead of `server_name`.
     """
 
     server_name: str = ""
@@ -185,15 +186,19 @@ class TlsClientPlan(Frozen, frozen=True, omit_defaults=True):
     cert: str = ""
     key: str = ""
     alpn: list[str] = msgspec.field(default_factory=lambda: ["http/1.1"])
+    names: list[str] = []
 
 
 class TlsServerPlan(Frozen, frozen=True, omit_defaults=True):
-    """TLS of a listener, PEM text. `client_ca` "" asks clients for no certificate; else they must show one it signed."""
+    """TLS of a listener, PEM text. `client_ca` "" asks clients for no certificate; else they must show one it signed. `max_version`
+    "" is the newest there is.
+    """
 
     cert: str
     key: str
     min_version: Literal["1.2", "1.3"] = "1.2"
     client_ca: str = ""
+    max_version: Literal["", "1.2", "1.3"] = ""
 
 
 class ClusterPlan(Frozen, frozen=True, omit_defaults=True):

@@ -40,6 +40,8 @@ def server_context(plan: TlsServerPlan) -> ssl.SSLContext:
     if context is None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = VERSIONS[plan.min_version]
+        if plan.max_version:
+            context.maximum_version = VERSIONS[plan.max_version]
         context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION | ssl.OP_CIPHER_SERVER_PREFERENCE
         context.set_alpn_protocols(ALPN)
         _load_pair(context, plan.cert, plan.key)
@@ -51,14 +53,14 @@ def server_context(plan: TlsServerPlan) -> ssl.SSLContext:
 
 
 def client_context(plan: TlsClientPlan) -> ssl.SSLContext:
-    """The context for connecting; the server's name is not part of it. Errors: TlsError."""
-    identity = b"c" + msgspec.msgpack.encode(msgspec.structs.replace(plan, server_name=""))
+    """The context for connecting; the server's name is not part of it, and with `names` it leaves looking for one to `ClientTls`. Errors: TlsError."""
+    identity = b"c" + msgspec.msgpack.encode(msgspec.structs.replace(plan, server_name="", names=plan.names[:1]))
     context = _contexts.get(identity)
     if context is None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
-        if not (plan.verify and plan.verify_host):
+        if not (plan.verify and plan.verify_host) or plan.names:
             context.check_hostname = False
         if not plan.verify:
             context.verify_mode = ssl.CERT_NONE

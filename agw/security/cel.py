@@ -272,7 +272,7 @@ def _library() -> Any:
 
 
 def _guarded(call: Callable[..., Any]) -> Callable[..., Any]:
-    """Only ValueError leaves a function: the library makes it an error value."""
+    """Only ValueError leaves a function, which the library makes an error value; and only what it takes as it is comes back."""
 
     def guarded(*arguments: Any) -> Any:
         try:

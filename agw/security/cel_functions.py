@@ -2,7 +2,9 @@
 
 Rules:
 - a function that cannot answer raises ValueError, which becomes an evaluation error: an allow does not match, a deny denies;
-- results are bounded by MAX_TEXT, and checked like all other values (`safe`) before the library gets them;
+- the library takes a text or octets that we give it up to the first NUL: what holds one is no value (`safe`), or a rule would judge less than
+  what the target gets;
+- results are bounded by MAX_TEXT, and values that came from text are checked like all others (`safe`);
 - maps have no order, so what is made of them is sorted by name;
 - addresses and networks are their text, so they need no type of their own; members of them check it again.
 
@@ -42,7 +44,7 @@ class Function(NamedTuple):
 
 
 def safe(value: Any) -> Any:
-    """A value as the library takes it: lists for tuples and sets, no lone surrogates, at most MAX_DEPTH deep and about MAX_TEXT long.
+    """A value as the library takes it: lists for tuples and sets, no lone surrogates, no NUL, at most MAX_DEPTH deep and about MAX_TEXT long.
 
     What holds a NUL is refused: the library would take its beginning for the whole, and "admin\\0x" for "admin".
     Errors: ValueError when it cannot be made so.
@@ -61,7 +63,7 @@ def safe(value: Any) -> Any:
             if not item.isascii():
                 item.encode()  # UnicodeEncodeError is a ValueError
             if "\0" in item:
-                raise ValueError("the text holds a NUL")
+                raise ValueError("the value holds NUL")
             return item
         if left < 0:
             raise ValueError("the value is too large")
@@ -70,7 +72,7 @@ def safe(value: Any) -> Any:
         if isinstance(item, (bytes, bytearray)):
             left -= len(item)
             if b"\0" in item:
-                raise ValueError("the octets hold a NUL")
+                raise ValueError("the value holds NUL")
             return bytes(item)
         if depth >= MAX_DEPTH:
             raise ValueError(f"the value is more than {MAX_DEPTH} levels deep")

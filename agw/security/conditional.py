@@ -21,14 +21,19 @@ class Conditional:
         """(condition, step); a condition "" is always true."""
         self._entries = [(cel.compile(text, "http") if text else None, step) for text, step in entries]
 
-    def check(self, request: Request, found: Found) -> Verdict | Awaitable[Verdict]:
-        """Ask the first whose condition holds."""
+    def choose(self, request: Request, found: Found) -> Step | None:
+        """The first whose condition holds."""
         found.lasting = False
         facts = Facts(request, found.claims)
         for condition, step in self._entries:
             if condition is None or condition.evaluate(facts) is not False:
-                return step.check(request, found)
+                return step
         return None
+
+    def check(self, request: Request, found: Found) -> Verdict | Awaitable[Verdict]:
+        """Ask it."""
+        step = self.choose(request, found)
+        return None if step is None else step.check(request, found)
 
     def close(self) -> None:
         """Close all of them."""

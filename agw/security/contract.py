@@ -121,6 +121,19 @@ class Step(Protocol):
         the credentials."""
 
 
+class Reader(Step, Protocol):
+    """A step that may look at the body, which is in `Found.body` when it is asked then."""
+
+    takes_part: bool
+    """Is the beginning of a longer body enough for it?"""
+
+    def wants_body(self, request: Request) -> int:
+        """How many octets of the body it looks at; 0 for none."""
+
+    def too_long(self) -> Refusal:
+        """The answer to a longer body, when the beginning is not enough."""
+
+
 class Document(NamedTuple):
     """A fetched document. `version` changes with the content."""
 

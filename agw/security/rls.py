@@ -148,9 +148,9 @@ class RemoteLimitStep:
         self._channel.close()
 
     def check(self, request: Request, found: Found) -> Verdict | Awaitable[Verdict]:
-        """Ask about a request. What holds for one says nothing about the next; one that another worker passed on was asked about there."""
+        """Ask about a request. What holds for one says nothing about the next."""
         if request.hopped:
-            return None
+            return None  # the worker that passed it on has asked, and once is what it costs
         found.lasting = False
         facts = self._facts(request, found)
         message = MESSAGES["RateLimitRequest"](domain=self._plan.domain)

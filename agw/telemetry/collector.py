@@ -128,9 +128,11 @@ class MetricsSource:
         prefix: str = "agw",
         documents: Callable[[], Mapping[str, Mapping[tuple[str, ...], Value]]] = no_documents,
         limits: Callable[[], Iterable[tuple[str, int, int, int, int]]] = tuple,
+        admin: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         self.prefix = prefix
         self._limits = limits
+        self._admin = admin
         self._arena = arena
         self._labels = labels
         self._config = config
@@ -174,6 +176,8 @@ class MetricsSource:
                 }
             elif metric.origin == "decisions":
                 rows = _decisions([by_name for _, by_name in numbers])
+            elif metric.origin == "admin":
+                rows = {(result,): number for result, number in self._admin().items()}
             elif metric.origin == "documents":
                 rows = documents[metric.source]
             elif metric.origin == "slot":

@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 
 Unit = Literal["", "seconds", "bytes"]
 Kind = Literal["counter", "gauge", "histogram", "info"]
-Origin = Literal["requests", "mcp", "upstream", "target", "limit", "worker", "slot", "process", "decisions", "documents"]
+Origin = Literal["requests", "mcp", "upstream", "target", "limit", "worker", "slot", "process", "decisions", "admin", "documents"]
 
 ROUTE_LABELS = ("bind", "gateway", "listener", "route", "route_rule")
 REQUEST_LABELS = ("backend", "protocol", "method", "status", "reason", *ROUTE_LABELS)
@@ -44,7 +44,7 @@ class Metric(NamedTuple):
 
     `origin` says where its rows come from: `requests`, `mcp` and `upstream` are summed over the slots by label; `target` is
     one number per slot and MCP target, `limit` one per limit over all slots, `worker` one per slot, `slot` one field of the slot itself;
-    `decisions` are summed over the slots; `process` and `documents` are known to the helper process. `source` is the arena's name of a
+    `decisions` are summed over the slots; `process`, `admin` and `documents` are known to the helper process. `source` is the arena's name of a
     `worker` or `target` number, the field for the other origins. The exposed value is the number over `divisor`.
     """
 
@@ -128,6 +128,9 @@ METRICS: tuple[Metric, ...] = (
     _worker("tls_handshake_failures", "counter", "Client connections that ended before their TLS handshake was complete."),
     Metric("auth_decisions", "counter", "", ("policy", "result"), "decisions", "decisions",
            "Decisions of policies about requests; `cached`: the same as for an earlier request with the same credential."),
+    Metric("admin_auth_decisions", "counter", "", ("result",), "admin", "decisions",
+           "Requests to the admin listener by what `adminAuth` said since the helper process began: ok, missing, refused (a bad credential), "
+           "forbidden (beyond its role), limited (too many bad ones from the address)."),
     Metric("document_age_seconds", "gauge", "seconds", ("url",), "documents", "ages",
            "Time since a fetched document (keys, metadata) was last known to be good; absent until it was loaded."),
     Metric("document_fetches", "counter", "", ("url", "result"), "documents", "fetches",

@@ -6,8 +6,8 @@ the client's connection relays the request there, over the same data path as to 
 Rules:
 - every bind has one abstract unix socket per slot beside its TCP sockets: the supervisor makes and keeps them, so they
   belong to the place, a successor serves what its predecessor left in the queue, and nobody else can take the name;
-- the kernel says who connects: only processes of our own user get in (`Acceptor`), and only there the fields `agw-hop`
-  and `agw-peer` are believed. From anywhere else they are neither believed nor passed on (`forward.build_request`);
+- the kernel says who connects: only processes of our own user get in (`Acceptor`), and only there the fields `agw-hop`,
+  `agw-peer` and `agw-certificate` are believed. From anywhere else they are neither believed nor passed on (`forward.build_request`);
 - a request hops once: whoever gets one with `agw-hop` answers it, whatever it finds;
 - while the gateway drains, hops are served until no worker has a client left.
 

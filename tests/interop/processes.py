@@ -92,10 +92,10 @@ def stdio_target(command: list[str], name: str = "target", environment: dict[str
 class Gateway(Process):
     """`agw serve` in front of MCP servers, or with its built-in demo if there are none.
 
-    `backend`: further keys of `mcp` in the configuration. The three own ports are moved away, so that it runs beside any other agw.
+    `port`: where, 0 is any; `backend`: further keys of `mcp` in the configuration. The three own ports are moved away, so that it runs beside any other agw.
     """
 
-    def __init__(self, name: str, agw: Path, targets: list[Target], logs: Path, workers: int, **backend: Any) -> None:
+    def __init__(self, name: str, agw: Path, targets: list[Target], logs: Path, workers: int, port: int = 0, **backend: Any) -> None:
         self._stats = free_port()
         environment = {
             "ADMIN_ADDR": f"unix:{logs}/{name}.admin",
@@ -104,9 +104,8 @@ class Gateway(Process):
             "CONNECTION_TERMINATION_DEADLINE": "3s",
         }
         command = [str(agw), "serve", "--workers", str(workers)]
-        port = DEMO_PORT
         if targets:
-            port = free_port()
+            port = port or free_port()
             file = logs / f"{name}.yaml"
             configuration = {
                 "gateways": {"default": {"port": port, "address": "127.0.0.1"}},
@@ -116,6 +115,7 @@ class Gateway(Process):
             file.write_text(json.dumps(configuration, indent=1))
             command += ["-f", str(file)]
         else:
+            port = DEMO_PORT
             for _ in range(300):
                 if not is_taken(port):
                     break

@@ -4,6 +4,7 @@
 #
 #   tests/interop/run.sh [--only PART] [--long] [--workers N] [--agw PATH]
 #   tests/interop/run.sh conformance [--quick] [--only LEG] [--wire WIRE] [--workers N]   legs.py
+#   tests/interop/run.sh oauth [--only LEG] [--client CLIENT]                             oauth.py
 #   tests/interop/run.sh matrix [--only SERVER] [--client CLIENT]                         matrix.py
 #
 # Installs pinned packages from PyPI and npm into .venv/interop-* and build/interop. See README.md for what is checked.
@@ -31,6 +32,7 @@ venv mcp2 mcp==2.3.0 uvicorn==0.54.0 mcp-server-time==2026.10.19
 venv mcp1 mcp==1.30.0
 case ${1:-} in
 conformance) program=legs.py; limit=7200; shift ;;
+oauth) program=oauth.py; limit=1800; shift ;;
 matrix) program=matrix.py; limit=7200; shift; venv fastmcp fastmcp==4.1.0 fastmcp-tasks==4.1.0 ;;
 *) program=run.py; limit=1800 ;;
 esac

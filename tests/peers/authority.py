@@ -123,6 +123,8 @@ def _load(context: ssl.SSLContext, pair: Pair) -> None:
 
 
 def _general(name: str) -> x509.GeneralName:
+    if "://" in name:
+        return x509.UniformResourceIdentifier(name)
     try:
         return x509.IPAddress(ipaddress.ip_address(name))
     except ValueError:

@@ -51,7 +51,7 @@ def host_rank(pattern: str, host: str) -> tuple[int, int] | None:
 
 
 def bare_host(authority: str) -> str:
-    return (authority if authority.startswith("[") else authority.partition(":")[0]).partition("]:")[0].lower()
+    return (authority if authority.startswith("[") else authority.partition(":")[0]).partition("]:")[0].lower().removesuffix(".")
 
 
 def ranked(patterns: list[str], host: str) -> list[str]:
@@ -143,7 +143,7 @@ TABLES = st.lists(
 REQUESTS = st.builds(
     Request,
     METHODS,
-    st.tuples(NAMES, st.sampled_from(["", "", ":8080"]), st.booleans()).map(lambda t: (t[0].upper() if t[2] else t[0]) + t[1]),
+    st.tuples(NAMES, st.sampled_from(["", "", ":8080", ".", ".:80"]), st.booleans()).map(lambda t: (t[0].upper() if t[2] else t[0]) + t[1]),
     SLASHED,
     st.lists(st.tuples(st.sampled_from(["q", "r"]), st.sampled_from(["", "1", "2"])), max_size=3),
     st.lists(st.tuples(st.sampled_from(["x-a", "X-A", "x-b"]), st.sampled_from(["1", "2"])), max_size=3),

@@ -52,19 +52,25 @@ class ExtAuthz:
         self._on_failure = plan.on_failure
         self._timeout_s = plan.timeout_ns / 1e9
         self._body_bytes = 0 if plan.body_cel else plan.body_bytes
+        self.takes_part = plan.allow_partial
         self._host = host
         self._service = service
         self._cache = Cache(plan, compile) if plan.cache_key_cel else None
 
     def wants_body(self, request: Request) -> int:
         """How many octets of the body `check` needs in `found.body`; 0 for none."""
-        return self._body_bytes if _has_body(request) else 0
+        return self._body_bytes if _has_body(request) and not request.hopped else 0
+
+    def too_long(self) -> Refusal:
+        """See `contract.Reader`."""
+        self._host.count(POLICY, "refused")
+        return Refusal(413, EXT_AUTH, b"request body too large", "the body is longer than includeRequestBody.maxRequestBytes")
 
     def check(self, request: Request, found: Found) -> Verdict | Awaitable[Verdict]:
         """Look at a request; see the contract."""
+        found.lasting = False       # also of what was asked about elsewhere: the next one may come directly
         if request.hopped:
             return None
-        found.lasting = False
         key = b"" if self._cache is None else self._cache.key(request, found)
         if key and self._cache is not None:
             kept = self._cache.get(key)

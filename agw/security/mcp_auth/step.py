@@ -6,13 +6,14 @@ Rules:
 - a token in the query or the body of a request is no token here, whatever the metadata says of other servers;
 - scopes every call needs are demanded here, those of single tools where the message is known (`scopes`).
 
-`wants_body` tells the gate to read the body of the few requests that are answered here before `check`; it is in `found.body`.
+The body of the few requests that are answered here is in `found.body` when `check` is asked (`contract.Reader`).
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from functools import partial
 from typing import Any
 
 from agw.runtime.plan_security import McpAuthPlan
@@ -30,8 +31,30 @@ _PREFLIGHT = (
 )
 
 
+class _Later:
+    """A verdict that is waited for, and what is made of it. Await it, or close it: a coroutine would keep the other one from being closed."""
+
+    __slots__ = ("_then", "_verdict")
+
+    def __init__(self, verdict: Awaitable[Verdict], then: Callable[[Verdict], Verdict]) -> None:
+        self._verdict = verdict
+        self._then = then
+
+    def __await__(self) -> Generator[Any, None, Verdict]:
+        """The verdict."""
+        return self._then((yield from self._verdict.__await__()))
+
+    def close(self) -> None:
+        """Nobody waits for it."""
+        close: Any = getattr(self._verdict, "close", None)
+        if close is not None:
+            close()
+
+
 class McpAuthStep:
     """One `mcpAuthentication` policy. `inner` judges tokens."""
+
+    takes_part = False
 
     def __init__(self, plan: McpAuthPlan, host: SecurityHost, inner: Step) -> None:
         self._plan = plan
@@ -43,8 +66,12 @@ class McpAuthStep:
         self._server = ServerProxy(plan, host, self._offered)
         self._required = frozenset(plan.scopes_required)
 
+    def too_long(self) -> Refusal:
+        """See `contract.Reader`."""
+        return self._finished(oauth_error(413, "invalid_request", "the request is too large"))
+
     def wants_body(self, request: Request) -> int:
-        """How many octets of the body `check` needs; 0 for none. A longer body is refused with 413."""
+        """How many octets of the body `check` needs; 0 for none."""
         if request.method != "POST":
             return 0
         place = place_of(request.path, self._offered)
@@ -64,13 +91,11 @@ class McpAuthStep:
             return self._public(request, found, place)
         verdict = self._inner.check(request, found)
         if inspect.isawaitable(verdict):
-            return self._later(request, found, verdict)
-        return self._judged(request, found, verdict)
+            return _Later(verdict, partial(self.judged, request, found))
+        return self.judged(request, found, verdict)
 
-    async def _later(self, request: Request, found: Found, verdict: Awaitable[Verdict]) -> Verdict:
-        return self._judged(request, found, await verdict)
-
-    def _judged(self, request: Request, found: Found, verdict: Verdict) -> Verdict:
+    def judged(self, request: Request, found: Found, verdict: Verdict) -> Verdict:
+        """What becomes of the token's verdict at this endpoint."""
         if verdict is not None:
             if verdict.status != 401:
                 return verdict
@@ -117,7 +142,7 @@ class McpAuthStep:
         elif place.what == AUTHORIZE:
             out = await self._server.authorize(request.query or b"")
         elif len(body) > MAX_FORM:
-            out = oauth_error(413, "invalid_request", "the request is too large")
+            return self.too_long()
         elif place.what == REGISTRATION:
             out = await self._server.register(request.headers, body)
         else:

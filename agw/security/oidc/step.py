@@ -58,10 +58,10 @@ class Oidc:
 
     def check(self, request: Request, found: Found) -> Verdict | Awaitable[Verdict]:
         """Look at a request; see the contract."""
+        # Cookies are rewritten for every request anew; and nobody else who shows the same has been asked about elsewhere.
+        found.lasting = False
         if request.hopped:
             return None
-        # Cookies are rewritten for every request anew.
-        found.lasting = False
         if request.path == self._callback:
             return self._returned(request)
         if self._logout and request.path == self._logout:

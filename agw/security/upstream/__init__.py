@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agw.runtime.plan_security import (
+    AwsSign,
     BackendAuthPlan,
     ClientCredentials,
     Credential,
@@ -60,16 +61,23 @@ def _one(plan: Credential, host: SecurityHost, compile: Compile | None) -> Crede
         from agw.security.upstream.cross_app import cross_app_source
 
         return cross_app_source(plan, host, compile)
+    if isinstance(plan, AwsSign):
+        from agw.security.upstream.sigv4 import AwsSource
+
+        return AwsSource(plan)
     raise ValueError(f"no source for {type(plan).__name__}")
 
 
 class Several:
     """All credentials of a backend, in the order of the plan."""
 
-    __slots__ = ("_sources",)
+    __slots__ = ("_sources", "signs")
 
     def __init__(self, sources: list[CredentialSource]) -> None:
+        from agw.security.upstream.source import signs
+
         self._sources = sources
+        self.signs = any(signs(item) for item in sources)
 
     def ready(self, identity: Identity | None, request: Request | None) -> Presented | None:
         """All of them when all are at hand. Errors: CredentialError."""

@@ -12,11 +12,12 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from agw.runtime.plan_security import BackendAuthPlan, KeyCredential
+from agw.runtime.plan_security import AwsSign, BackendAuthPlan, KeyCredential
 from agw.security.contract import INTERNAL, JWT_AUTH, UPSTREAM, Refusal, Request, SecurityHost
 from agw.security.ext_authz import expressions
 from agw.security.upstream import make
-from agw.security.upstream.source import CredentialError, Identity, Presented
+from agw.security.upstream.outgoing import Outgoing
+from agw.security.upstream.source import CredentialError, Identity, Presented, signs
 
 if TYPE_CHECKING:
     from agw._fast.entry import Entry
@@ -34,15 +35,18 @@ CROWDED = Refusal(503, UPSTREAM, b"too many requests wait for a credential", "to
 class Presenting:
     """The credentials of one `backendAuth`.
 
-    `constant` is what everybody's requests get, None when it depends on caller or time. Errors: ValueError for a plan that cannot work.
+    `constant` is what everybody's requests get, None when it depends on caller or time. `signs`: they are made of the request as it
+    goes out, `whole`: body included. Errors: ValueError for a plan that cannot work.
     """
 
-    __slots__ = ("_host", "_waiting", "constant", "source")
+    __slots__ = ("_host", "_waiting", "constant", "signs", "source", "whole")
 
     def __init__(self, plan: BackendAuthPlan, host: SecurityHost) -> None:
         self.source = make(plan, host, expressions.compile)
         self._host = host
         self._waiting = 0
+        self.signs = signs(self.source)
+        self.whole = any(isinstance(credential, AwsSign) and credential.service != "s3" for credential in plan.credentials)
         fixed = all(isinstance(credential, KeyCredential) for credential in plan.credentials)
         self.constant: Presented | None = self.source.ready(None, None) if fixed else None
 
@@ -85,6 +89,22 @@ class Presenting:
     def _refuse(self, entry: Entry, error: CredentialError) -> None:
         self._host.count("credentials", error.kind)
         entry.refuse(refusal(error))
+
+    def sign(self, identity: Identity | None, method: str, head: bytes, body: bytes | None, secure: bool) -> bytes | Refusal:
+        """The header lines for a request whose `head` is complete but for them; `body` None while it streams. Never raises."""
+        line, *lines = head.split(b"\r\n")
+        path, mark, query = line.split(b" ")[1].partition(b"?")
+        headers = [(name.lower(), value.strip(b" \t")) for name, _, value in (line.partition(b":") for line in lines if line)]
+        try:
+            presented = self.source.ready(identity, Outgoing(method, path, query if mark else None, headers, body, secure=secure))
+            assert presented is not None, "signing waits for nobody"
+        except CredentialError as error:
+            self._host.count("credentials", error.kind)
+            return Refusal(502, UPSTREAM, b"the gateway cannot sign this request for the backend", str(error), code=-32603)
+        except Exception:
+            log.exception("a credential's source failed")
+            return BROKEN
+        return presented.lines
 
     def now(self, identity: Identity | None) -> Presented | None:
         """What is at hand for a caller on the compiled path, whose request nobody looks at; None: somebody must. Never raises."""

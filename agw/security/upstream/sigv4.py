@@ -1,14 +1,13 @@
-"""AWS Signature Version 4: a request, whole, to the header lines that sign it.
-
-Unlike other credentials this one depends on the request as it goes out, so it is no `CredentialSource`: who sends a request
-whose body is known asks `Sigv4.sign` last, after everything else about it is decided.
+"""`backendAuth.aws`: requests signed with AWS Signature Version 4.
 
 Rules:
-- signed are Host, the date, the session token, and the headers the caller names; a header that another hop may change is not;
-- the path is signed as it is sent, encoded once more, as every service but S3 wants it;
-- keys derived for a day are kept for that day: one per signer.
+- what is signed is the request as it goes out: method, path, query, Host, Content-Type, every x-amz-* header and the body's hash;
+  whoever asks hands over that request, not the one the client sent, and changes nothing afterwards;
+- a body that is not at hand can only go unsigned, which S3 alone accepts and only over TLS; for other services that is no credential;
+- x-amz-date, x-amz-security-token and x-amz-content-sha256 are the signer's: what the client sent under these names does not go on;
+- the secret key is in no header, error or repr; derived keys are for one day, region and service, and only the last one is kept.
 
-Source: AWS, "Create a signed AWS API request", Signature Version 4.
+Source: AWS "Signature Version 4 signing process"; the vectors in tests are of its published test suite.
 """
 
 from __future__ import annotations
@@ -18,76 +17,138 @@ import hmac
 import re
 import time
 from collections.abc import Callable
-from urllib.parse import quote_from_bytes, unquote_to_bytes
+from urllib.parse import quote, unquote_to_bytes
 
+from agw.runtime.credentials import AWS_HEADERS
 from agw.runtime.plan_security import AwsSign
-from agw.security.contract import Headers
+from agw.security.contract import Headers, Request
 from agw.security.headers import is_value
+from agw.security.upstream.source import CredentialError, Identity, Presented
 
-_ALGORITHM = "AWS4-HMAC-SHA256"
+ALGORITHM = b"AWS4-HMAC-SHA256"
+UNSIGNED = b"UNSIGNED-PAYLOAD"
+EMPTY = hashlib.sha256(b"").hexdigest().encode()
+"""The hash of no body."""
+MAX_PARAMETERS = 1000
+
+_OWN = tuple(name.encode() for name in AWS_HEADERS)
 _BLANKS = re.compile(rb"[ \t]+")
-_UNRESERVED = "-._~"
+_NAME = re.compile(r"[A-Za-z0-9-]{1,64}")
+_ACCESS_KEY = re.compile(r"[A-Za-z0-9_]{4,128}")
+_UNRESERVED = "-_.~"
 
 
-class Sigv4:
-    """Signs with one key for one service in one region."""
+class AwsSource:
+    """Signs requests with one access key."""
 
-    __slots__ = ("_clock", "_day", "_key", "_plan")
+    signs = True
+
+    __slots__ = ("_clock", "_derived", "_plan", "_scope")
 
     def __init__(self, plan: AwsSign, clock: Callable[[], float] = time.time) -> None:
-        """Errors: ValueError when something is missing, or cannot stand in a header."""
-        for name, text in (("access key", plan.access_key), ("secret key", plan.secret_key), ("region", plan.region), ("service", plan.service)):
-            if not text or not text.isascii() or not text.isprintable():
-                raise ValueError(f"aws: the {name} is empty or not visible ASCII")
-        if not plan.session_token.isascii() or not is_value(plan.session_token.encode("ascii", "replace")):
-            raise ValueError("aws: the session token holds octets that no header value can")
+        """Errors: ValueError for a key, region or service that cannot be one."""
+        if not _ACCESS_KEY.fullmatch(plan.access_key) or not plan.secret_key or not plan.secret_key.isascii():
+            raise ValueError("aws needs an access key id and its secret")
+        if not _NAME.fullmatch(plan.region) or not _NAME.fullmatch(plan.service):
+            raise ValueError("aws needs a region and a service, like us-east-1 and execute-api")
+        if plan.session_token and (not plan.session_token.isascii() or not is_value(plan.session_token.encode())):
+            raise ValueError("the session token holds characters that no header value can")
         self._plan = plan
         self._clock = clock
-        self._day = ""
-        self._key = b""
+        self._derived: tuple[bytes, bytes] = (b"", b"")
+        self._scope = f"{plan.region}/{plan.service}/aws4_request".encode()
 
-    def sign(self, method: str, authority: bytes, path: bytes, query: bytes | None, body: bytes, headers: Headers | None = None) -> bytes:
-        """Header lines to add. `authority` is what Host says, `path` and `query` are as they are sent, `headers` (names in lower case) are signed too."""
-        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self._clock()))
-        token = self._plan.session_token.encode("ascii")
-        signed: dict[bytes, bytes] = {}
-        more = [(b"x-amz-security-token", token)] if token else []
-        for name, value in [*(headers or []), (b"host", authority), (b"x-amz-date", stamp.encode()), *more]:
-            text = _BLANKS.sub(b" ", value.strip(b" \t"))
-            signed[name] = signed[name] + b"," + text if name in signed else text
-        names = ";".join(name.decode("ascii") for name in sorted(signed))
-        canonical = b"\n".join((
-            method.encode("ascii"), _path(path), _query(query), b"".join(name + b":" + signed[name] + b"\n" for name in sorted(signed)),
-            names.encode("ascii"), hashlib.sha256(body).hexdigest().encode("ascii"),
-        ))  # fmt: skip
-        day = stamp[:8]
-        scope = f"{day}/{self._plan.region}/{self._plan.service}/aws4_request"
-        text_to_sign = f"{_ALGORITHM}\n{stamp}\n{scope}\n{hashlib.sha256(canonical).hexdigest()}"
-        signature = hmac.new(self._key_of(day), text_to_sign.encode("ascii"), hashlib.sha256).hexdigest()
-        lines = f"x-amz-date: {stamp}\r\n" + (f"x-amz-security-token: {self._plan.session_token}\r\n" if token else "")
-        lines += f"authorization: {_ALGORITHM} Credential={self._plan.access_key}/{scope}, SignedHeaders={names}, Signature={signature}\r\n"
-        return lines.encode("ascii")
+    def __repr__(self) -> str:
+        return f"AwsSource({self._plan.region}, {self._plan.service})"
 
-    def _key_of(self, day: str) -> bytes:
-        if day != self._day:
+    def ready(self, identity: Identity | None, request: Request | None) -> Presented | None:
+        """The signature of `request`, which is the outgoing one (`Outgoing`; any other is taken to be without body unless it says one).
+
+        Errors: CredentialError (missing) without a request, without Host, and for a body that is not at hand.
+        """
+        if request is None:
+            raise CredentialError("missing", "aws: there is no request to sign")
+        known: bytes | None = getattr(request, "body_sha256", None)
+        if known is None:
+            known = self._unknown(request)
+        return self._signed(request, known)
+
+    async def fetch(self, identity: Identity | None, request: Request | None) -> Presented:
+        """The same as `ready`."""
+        presented = self.ready(identity, request)
+        assert presented is not None, "signing waits for nobody"
+        return presented
+
+    def invalidate(self, identity: Identity | None, request: Request | None = None) -> None:
+        """Nothing: every signature is new."""
+
+    def _unknown(self, request: Request) -> bytes:
+        """What stands for a body that is not at hand."""
+        is_stream = hasattr(request, "body_sha256")
+        if not is_stream and not any(name == b"transfer-encoding" or (name == b"content-length" and value != b"0") for name, value in request.headers):
+            return EMPTY
+        if self._plan.service == "s3" and request.secure:
+            return UNSIGNED
+        raise CredentialError("missing", f"aws: {self._plan.service} wants the body signed, and the body is not at hand")
+
+    def _signed(self, request: Request, body_sha256: bytes) -> Presented:
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self._clock())).encode()
+        own: Headers = [(b"x-amz-date", stamp)]
+        if self._plan.session_token:
+            own.append((b"x-amz-security-token", self._plan.session_token.encode()))
+        if self._plan.service == "s3" or body_sha256 == UNSIGNED:
+            own.append((b"x-amz-content-sha256", body_sha256))
+        names, canonical = canonical_headers(request.headers, own)
+        method, query = request.method.encode("latin-1"), canonical_query(request.query or b"")
+        whole = b"\n".join((method, self._path(request.path), query, canonical, names, body_sha256))
+        scope = stamp[:8] + b"/" + self._scope
+        text = b"\n".join((ALGORITHM, stamp, scope, hashlib.sha256(whole).hexdigest().encode()))
+        signature = hmac.digest(self._key(stamp[:8]), text, "sha256").hex().encode()
+        credential = self._plan.access_key.encode() + b"/" + scope
+        lines = b"".join(name + b": " + value + b"\r\n" for name, value in own)
+        return Presented(lines + b"authorization: %b Credential=%b, SignedHeaders=%b, Signature=%b\r\n" % (ALGORITHM, credential, names, signature))
+
+    def _path(self, path: bytes) -> bytes:
+        """S3 signs the path as it is; everybody else encodes what is encoded already once more."""
+        if self._plan.service == "s3":
+            return path or b"/"
+        return quote(path or b"/", safe="/" + _UNRESERVED).encode("ascii")
+
+    def _key(self, day: bytes) -> bytes:
+        if self._derived[0] != day:
             key = b"AWS4" + self._plan.secret_key.encode("ascii")
-            for part in (day, self._plan.region, self._plan.service, "aws4_request"):
-                key = hmac.digest(key, part.encode("ascii"), "sha256")
-            self._day, self._key = day, key
-        return self._key
+            for part in (day, self._plan.region.encode(), self._plan.service.encode(), b"aws4_request"):
+                key = hmac.digest(key, part, "sha256")
+            self._derived = (day, key)
+        return self._derived[1]
 
 
-def _path(path: bytes) -> bytes:
-    return quote_from_bytes(path or b"/", safe="/" + _UNRESERVED).encode("ascii")
-
-
-def _query(query: bytes | None) -> bytes:
-    """Parameters in the one form: names and values encoded anew, sorted by both."""
+def canonical_query(query: bytes) -> bytes:
+    """Parameters decoded, encoded in the one way, sorted by name and value; a `+` is a blank. Errors: CredentialError."""
     if not query:
         return b""
-    pairs: list[tuple[str, str]] = []
-    for part in query.split(b"&"):
+    parts = query.split(b"&")
+    if len(parts) > MAX_PARAMETERS:
+        raise CredentialError("refused", f"aws: more than {MAX_PARAMETERS} parameters")
+    pairs: list[tuple[bytes, bytes]] = []
+    for part in parts:
         if part:
             name, _, value = part.partition(b"=")
-            pairs.append((quote_from_bytes(unquote_to_bytes(name), safe=_UNRESERVED), quote_from_bytes(unquote_to_bytes(value), safe=_UNRESERVED)))
-    return "&".join(f"{name}={value}" for name, value in sorted(pairs)).encode("ascii")
+            pairs.append((_encoded(name), _encoded(value)))
+    return b"&".join(name + b"=" + value for name, value in sorted(pairs))
+
+
+def canonical_headers(headers: Headers, own: Headers) -> tuple[bytes, bytes]:
+    """(names joined by `;`, the lines) of what is signed: Host, Content-Type, x-amz-*. Errors: CredentialError (missing) without one Host."""
+    signed: dict[bytes, list[bytes]] = {name: [value] for name, value in own}
+    for name, value in headers:
+        if name in (b"host", b"content-type") or (name.startswith(b"x-amz-") and name not in _OWN):
+            signed.setdefault(name, []).append(_BLANKS.sub(b" ", value.strip(b" \t")))
+    if len(signed.get(b"host", ())) != 1:
+        raise CredentialError("missing", "aws: the request has no Host, or several")
+    names = sorted(signed)
+    return b";".join(names), b"".join(name + b":" + b",".join(signed[name]) + b"\n" for name in names)
+
+
+def _encoded(text: bytes) -> bytes:
+    return quote(unquote_to_bytes(text.replace(b"+", b" ")), safe=_UNRESERVED).encode("ascii")

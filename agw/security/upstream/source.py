@@ -73,6 +73,11 @@ class CredentialSource(Protocol):
         """The upstream refused it (401): do not use it again. What never changes, or was made just now, stays."""
 
 
+def signs(source: CredentialSource) -> bool:
+    """Whether the credential is made of the outgoing request itself: such a source gets an `Outgoing`, anew for every request."""
+    return bool(getattr(source, "signs", False))
+
+
 class Placer:
     """Puts a credential where the plan says."""
 

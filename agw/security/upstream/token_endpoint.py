@@ -18,7 +18,7 @@ from urllib.parse import quote_plus, urlencode
 
 from agw.runtime.plan_security import CallPlan, ClientAuthPlan
 from agw.security.compact import object_of
-from agw.security.contract import CallError, Headers, SecurityHost
+from agw.security.contract import CallError, Headers, HttpAnswer, SecurityHost
 from agw.security.credentials_in import Malformed
 from agw.security.upstream.source import CredentialError
 
@@ -29,15 +29,29 @@ MAX_TOKEN = 16 * 1024
 MAX_LIFETIME_S = 10 * 365 * 86_400
 ASSERTION_S = 60
 _TOKEN = re.compile(r"[!-~]+")
+_REFRESH = re.compile(r"[ -~]+")  # RFC 6749, appendix A.17
 _CODE = re.compile(r"[a-z][a-z_]{0,63}")
 Form = list[tuple[str, str]]
 
 
 class Answer(NamedTuple):
-    """A token; `lifetime_s` None when its end is not said."""
+    """A token; `lifetime_s` None when its end is not said, `refresh` and `scope` "" when there is none."""
 
     token: bytes
     lifetime_s: float | None
+    refresh: str = ""
+    scope: str = ""
+
+    def __repr__(self) -> str:
+        return f"Answer(lifetime_s={self.lifetime_s})"
+
+
+class TokenRefused(CredentialError):
+    """The server says no. `code` is its error code (RFC 6749 section 5.2), "" for none."""
+
+    def __init__(self, what: str, status: int, code: str) -> None:
+        super().__init__("refused", f"{what}: the token endpoint answers {status}{f', {code}' if code else ''}")
+        self.code = code
 
 
 class TokenEndpoint:
@@ -69,37 +83,7 @@ class TokenEndpoint:
             answer = await self._host.caller(self._call, "POST", headers, urlencode(form).encode("ascii"))
         except CallError as error:
             raise CredentialError("unreachable", f"{self._what}: the token endpoint: {error.kind}") from None
-        says = object_of(answer.body)
-        if answer.status != 200:
-            if answer.status not in (400, 401, 403):
-                raise CredentialError("unreachable", f"{self._what}: the token endpoint answers {answer.status}")
-            code = says.get("error") if isinstance(says, dict) else None
-            shown = f", {code}" if isinstance(code, str) and _CODE.fullmatch(code) else ""
-            raise CredentialError("refused", f"{self._what}: the token endpoint answers {answer.status}{shown}")
-        if isinstance(says, Malformed):
-            raise CredentialError("unreachable", f"{self._what}: the token endpoint's answer: {says.cause}")
-        return self._token(says, accepted, kind)
-
-    def _token(self, says: dict[str, Any], accepted: frozenset[str], wanted: str) -> Answer:
-        token, kind, issued = says.get("access_token"), says.get("token_type"), says.get("issued_token_type")
-        if not isinstance(token, str) or len(token) > MAX_TOKEN or not _TOKEN.fullmatch(token):
-            raise self._bad("no access_token in visible ASCII of at most 16 KiB")
-        if not isinstance(kind, str) or kind.lower() != wanted:
-            raise self._bad("token_type is not Bearer" if wanted == "bearer" else "token_type is not N_A")
-        if (issued is not None or wanted != "bearer") and (not isinstance(issued, str) or issued not in accepted):
-            raise self._bad("issued_token_type is none that was asked for")
-        lifetime = says.get("expires_in")
-        # Some servers write the number as text.
-        if isinstance(lifetime, str) and lifetime.isascii() and lifetime.isdigit() and len(lifetime) < 12:
-            lifetime = int(lifetime)
-        if lifetime is None:
-            return Answer(token.encode("ascii"), None)
-        if type(lifetime) not in (int, float) or not 0 <= lifetime <= MAX_LIFETIME_S:
-            raise self._bad("expires_in is no number of seconds of up to ten years")
-        return Answer(token.encode("ascii"), float(lifetime))
-
-    def _bad(self, text: str) -> CredentialError:
-        return CredentialError("unreachable", f"{self._what}: the token endpoint's answer: {text}")
+        return read_answer(answer, self._what, accepted, kind)
 
     async def _authenticated(self, headers: Headers) -> Form:
         """Further parameters that say who agw is; may add a header."""
@@ -120,3 +104,46 @@ class TokenEndpoint:
         }  # fmt: skip
         assertion = await asyncio.to_thread(self._signer.token, claims)
         return [("client_id", client.client_id), ("client_assertion_type", ASSERTION), ("client_assertion", assertion.decode("ascii"))]
+
+
+def read_answer(answer: HttpAnswer, what: str, accepted: frozenset[str] = frozenset((ACCESS_TOKEN, JWT)), kind: str = "bearer") -> Answer:
+    """What a token endpoint answered; see `TokenEndpoint.ask`. `what` names the policy in errors. Errors: CredentialError, TokenRefused among them."""
+    says = object_of(answer.body)
+    if answer.status != 200:
+        if answer.status not in (400, 401, 403):
+            raise CredentialError("unreachable", f"{what}: the token endpoint answers {answer.status}")
+        code = says.get("error") if isinstance(says, dict) else None
+        raise TokenRefused(what, answer.status, code if isinstance(code, str) and _CODE.fullmatch(code) else "")
+    if isinstance(says, Malformed):
+        raise _bad(what, says.cause)
+    return _token(says, what, accepted, kind)
+
+
+def _token(says: dict[str, Any], what: str, accepted: frozenset[str], wanted: str) -> Answer:
+    token, kind, issued = says.get("access_token"), says.get("token_type"), says.get("issued_token_type")
+    if not isinstance(token, str) or len(token) > MAX_TOKEN or not _TOKEN.fullmatch(token):
+        raise _bad(what, "no access_token in visible ASCII of at most 16 KiB")
+    if not isinstance(kind, str) or kind.lower() != wanted:
+        raise _bad(what, "token_type is not Bearer" if wanted == "bearer" else "token_type is not N_A")
+    if (issued is not None or wanted != "bearer") and (not isinstance(issued, str) or issued not in accepted):
+        raise _bad(what, "issued_token_type is none that was asked for")
+    refresh, scope = says.get("refresh_token", ""), says.get("scope", "")
+    if not isinstance(refresh, str) or len(refresh) > MAX_TOKEN or (refresh and not _REFRESH.fullmatch(refresh)):
+        raise _bad(what, "refresh_token is not of at most 16 KiB of ASCII")
+    return Answer(token.encode("ascii"), _lifetime_s(says, what), refresh, scope if isinstance(scope, str) else "")
+
+
+def _lifetime_s(says: dict[str, Any], what: str) -> float | None:
+    lifetime = says.get("expires_in")
+    # Some servers write the number as text.
+    if isinstance(lifetime, str) and lifetime.isascii() and lifetime.isdigit() and len(lifetime) < 12:
+        lifetime = int(lifetime)
+    if lifetime is None:
+        return None
+    if type(lifetime) not in (int, float) or not 0 <= lifetime <= MAX_LIFETIME_S:
+        raise _bad(what, "expires_in is no number of seconds of up to ten years")
+    return float(lifetime)
+
+
+def _bad(what: str, text: str) -> CredentialError:
+    return CredentialError("unreachable", f"{what}: the token endpoint's answer: {text}")

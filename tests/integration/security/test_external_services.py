@@ -145,12 +145,12 @@ def test_the_admin_listener_asks(start: Start) -> None:
 
 def test_one_of_several_services_and_the_rules_of_a_backend(start: Start, peers: Peers) -> None:
     def deny(asked: Asked) -> Answer:
-        return 403, [], b"strict says no"
+        return (200, [], b"") if asked.body == b"please" else (403, [], b"strict says no")
 
     strict, lax, upstream = peers.http(deny), peers.http(lambda _: (200, [], b"")), peers.http(echo)
     http = {"protocol": {"http": {}}}
     policy = {"conditional": [
-        {"condition": 'request.path.startsWith("/admin")', "backend": "strict", **http},
+        {"condition": 'request.path.startsWith("/admin")', "backend": "strict", **http, "includeRequestBody": {}},
         {"condition": 'request.path != "/free"', "host": f"127.0.0.1:{lax.port}", **http},
     ]}  # fmt: skip
     rules = {"rules": [{"deny": 'request.path == "/lax/secret"'}]}
@@ -162,6 +162,9 @@ def test_one_of_several_services_and_the_rules_of_a_backend(start: Start, peers:
     answers = {path: gateway.get(path).status for path in ("/admin", "/lax", "/lax/secret", "/free") for _ in range(2)}
     assert answers == {"/admin": 403, "/lax": 200, "/lax/secret": 403, "/free": 200}
     assert (len(strict.asked), len(lax.asked), len(upstream.asked)) == (2, 4, 4)
+    assert gateway.get("/admin", method="POST", body=b"please").status == 200, "who is chosen sees the body"
+    assert gateway.get("/admin", method="POST", body=b"now").status == 403
+    assert gateway.get("/lax", method="POST", body=b"x" * 10_000).status == 200, "and nobody else's bound holds"
 
 
 def test_a_key_that_an_expression_finds(start: Start, peers: Peers) -> None:

@@ -348,3 +348,22 @@ def test_tickets_that_come_with_the_answer(gateway: TlsGateway, dial: Dial, upst
     for _ in range(20):
         assert clients[0].get("/").status == 200
     assert len(upstream.peers) == opened
+
+
+@pytest.mark.parametrize(("names", "trusted"), [
+    (["other.test", "spiffe://td/sa"], True), (["SPIFFE://td/sa"], False), (["b.wild.test"], True), (["a.b.wild.test"], False), (["wild.test"], False),
+    (["10.0.0.7"], True), (["nobody.test"], False),
+])  # fmt: skip
+def test_an_alternative_name_will_do(start: Start, pki: Pki, names: list[str], trusted: bool) -> None:
+    pair = pki.ca.issue("elsewhere.test", "spiffe://td/sa", "*.wild.test", "10.0.0.7")
+    with TlsUpstream(pki.server(pair)) as up, towards(start, pki, up, "localhost", names=names) as gateway:
+        answer = gateway.get("/")
+        assert answer.status == (200 if trusted else 503)
+        assert trusted or UNTRUSTED in answer.text
+
+
+def test_the_servers_own_name_still_does(start: Start, pki: Pki) -> None:
+    with TlsUpstream(pki.server()) as up, towards(start, pki, up, "localhost", names=["other.test"]) as gateway:
+        assert gateway.get("/").status == 200
+    with TlsUpstream(pki.server(pki.foreign.issue("localhost", "other.test"))) as up, towards(start, pki, up, "localhost", names=["other.test"]) as gateway:
+        assert gateway.get("/").status == 503, "a name is nothing without trust"

@@ -55,7 +55,7 @@ def test_roles(write: str) -> None:
     assert refusal(access, request("POST", authorization("reader"))).status == 403
     for method in ("GET", "POST"):
         access.check(request(method, authorization("operator")))
-    assert access.failures == 0
+    assert access.results["refused"] == 0
 
 
 @pytest.mark.parametrize(
@@ -66,12 +66,12 @@ def test_what_is_no_token(authorization: str) -> None:
     access = Access(PLAN)
     error = refusal(access, request("GET", authorization))
     assert error.status == 401 and [name for name, _ in error.headers] == ["www-authenticate"] * 2
-    assert access.failures == 1
+    assert access.results["refused"] == 1
 
 
 def test_no_credential_is_no_attempt_and_two_are_none() -> None:
     access = Access(PLAN)
-    assert refusal(access, request()).status == 401 and access.failures == 0
+    assert refusal(access, request()).status == 401 and access.results["refused"] == 0
     assert refusal(access, request("GET", "Bearer reader", "192.0.2.1:1", "Bearer reader")).status == 401
 
 

@@ -254,3 +254,11 @@ def test_plain_http_to_an_issuer_elsewhere_is_a_warning() -> None:
 def test_secrets_are_not_shown(auth: str) -> None:
     loaded = load_bytes(on_route(auth).encode(), "f.yaml", {})
     assert "s3cret" not in str(redacted(loaded.document))
+
+
+def test_a_gateway_has_no_credentials_for_backends() -> None:
+    # Its MCP targets would go without: they are made before it is known which gateways their routes hang on.
+    entry = "- name: {name: p}\n  target: {gateway: {gatewayName: default}}\n  policy: {backendAuth: {key: s}}\n"
+    with pytest.raises(ConfigErrors) as caught:
+        load(f"gateways: {{default: {{port: 3000}}}}\nroutes:\n- backends: [{{host: 'a:1'}}]\npolicies:\n{entry}")
+    assert "attach it to a route or backend" in str(caught.value)

@@ -55,6 +55,10 @@ def test_every_option_reaches_the_plan() -> None:
     text = "gateways: {default: {port: 1, protocol: HTTPS, tls: {cert: cert.pem, key: key.pem, root: cert.pem, %s: TLS_V1_3}}}"
     for key in ("minTLSVersion", "minTlsVersion"):
         assert plan(text % key).binds[0].listeners[0].tls == TlsServerPlan(CERT, KEY, "1.3", CERT)
+    for key in ("maxTLSVersion", "maxTlsVersion"):
+        assert plan((text % key).replace("V1_3", "V1_2")).binds[0].listeners[0].tls == TlsServerPlan(CERT, KEY, "1.2", CERT, "1.2")
+    with pytest.raises(ConfigErrors, match="older than"):
+        plan((text % "minTLSVersion: TLS_V1_3, maxTLSVersion").replace("maxTLSVersion: TLS_V1_3", "maxTLSVersion: TLS_V1_2"))
 
 
 def test_listeners_have_their_own_certificate_or_that_of_the_gateway() -> None:
@@ -152,6 +156,7 @@ def test_hosts(host: str, expected: tuple[str, int, str, bool]) -> None:
         ("{}", TlsClientPlan()),
         ("{hostname: B.example}", TlsClientPlan(server_name="b.example")),
         ("{insecureHost: true}", TlsClientPlan(verify_host=False)),
+        ("{subjectAltNames: [A.example, 'spiffe://td/Sa', '[::1]']}", TlsClientPlan(names=["a.example", "spiffe://td/Sa", "::1"])),
         ("{root: cert.pem}", TlsClientPlan(ca=CERT)),
         ("{cert: cert.pem, key: key.pem}", TlsClientPlan(cert=CERT, key=KEY)),
         ("{alpn: [http/1.1]}", TlsClientPlan()),

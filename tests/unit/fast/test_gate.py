@@ -5,110 +5,15 @@ What a keeper is asked, what is remembered, that a request may wait before its b
 
 from __future__ import annotations
 
-import asyncio
-import socket
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 
-from agw._fast.downstream import Acceptor
-from agw._fast.entry import Entry
 from agw._fast.gate import Gate, Identity, License
 from agw._fast.policy import HeaderEdits
-from agw.runtime.compile import compile_plan
-from agw.runtime.plan import BackendRef, BindPlan, ClusterPlan, ListenerPlan, MatchPlan, Plan, PolicyPlan, RoutePlan
+from agw.runtime.plan import BackendRef, MatchPlan, PolicyPlan, RoutePlan
 from agw.runtime.plan_security import JwtPlan, JwtProviderPlan
-from agw.runtime.snapshot import LabelIndex, Labels
-from agw.security.contract import Refusal
-from agw.worker.resolver import literal
+from tests.kits.door import NO, Door, Keeper, admit, answer, behind, request
 from tests.kits.plane import Plane, run
 from tests.peers.upstream import Peer, Upstream
-
-POLICIES = PolicyPlan(jwt=JwtPlan([JwtProviderPlan("i")]))
-NO = Refusal(401, 6, b"who are you", "no \"credential\"", b"WWW-Authenticate: Bearer\r\n")
-
-
-class Keeper:
-    """Does with each entry what `do` says; keeps them."""
-
-    def __init__(self, do: Callable[[Entry], object]) -> None:
-        self.do = do
-        self.asked: list[Entry] = []
-
-    def enter(self, entry: Entry) -> None:
-        self.asked.append(entry)
-        self.do(entry)
-
-
-def admit(entry: Entry, lasting: bool = True, **more: Any) -> None:
-    """Let in whoever says who they are."""
-    said = entry.values(b"authorization")
-    entry.admit(Identity(said[0] if said else b"", {}, **more), License(), lasting)
-
-
-class Door:
-    """A listener of the data plane with one route, and raw clients to it."""
-
-    def __init__(self, plane: Plane, upstream: Upstream, do: Callable[[Entry], object]) -> None:
-        host, _, port = upstream.host.rpartition(":")
-        plan = Plan(
-            binds=[BindPlan("b", 0, "127.0.0.1", [ListenerPlan("l", "g", "", [0])])],
-            routes=[RoutePlan("r", "", [], [MatchPlan()], [BackendRef(0)], POLICIES)],
-            clusters=[ClusterPlan("c", host=host, port=int(port), authority=upstream.host)],
-        )
-        snapshot = compile_plan(plan, 1, LabelIndex(Labels()))
-        (bind,) = snapshot.binds.values()
-        (cluster,) = snapshot.clusters.values()
-        cluster.attach(plane.reactor)
-        endpoint = literal(plan.clusters[0])
-        assert endpoint is not None
-        cluster.set_endpoints([endpoint])
-        plane.clusters.append(cluster)
-        gate = bind.matches[0].route.gate
-        assert gate is not None
-        self.gate: Gate = gate
-        self.keeper = gate.keeper = Keeper(do)
-        plane.context.adopt(bind.http)
-        listener = socket.create_server(("127.0.0.1", 0))
-        listener.setblocking(False)
-        self.port: int = listener.getsockname()[1]
-        self.acceptor = Acceptor(plane.context, listener.detach(), bind)
-        self.acceptor.start()
-
-    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_connection("127.0.0.1", self.port)
-
-    def close(self) -> None:
-        self.acceptor.stop_accepting()
-        self.acceptor.cut()
-
-
-def request(path: str = "/", credential: str | None = "Bearer me", body: bytes = b"", method: str = "GET", more: str = "") -> bytes:
-    field = "" if credential is None else f"Authorization: {credential}\r\n"
-    length = f"Content-Length: {len(body)}\r\n" if body else ""
-    return f"{method} {path} HTTP/1.1\r\nHost: h\r\n{field}{more}{length}\r\n".encode() + body
-
-
-async def answer(reader: asyncio.StreamReader) -> tuple[int, bytes, bytes]:
-    """(status, head, body)."""
-    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
-    sizes = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
-    return int(head.split()[1]), head, await reader.readexactly(int(sizes[0].split(b":")[1]))
-
-
-def behind(do: Callable[[Entry], object], body: Callable[[Plane, Door, Upstream], Any]) -> None:
-    """Run a test behind a gate whose keeper does `do`."""
-    with Upstream(Peer.serve) as upstream:
-
-        async def whole(plane: Plane) -> None:
-            door = Door(plane, upstream, do)
-            try:
-                await body(plane, door, upstream)
-            finally:
-                door.close()
-
-        run(whole)
 
 
 def test_a_known_credential_asks_nobody_and_stays_here() -> None:
@@ -278,6 +183,49 @@ def test_an_identity_may_change_the_request() -> None:
         writer.close()
 
     behind(lambda entry: admit(entry, edits=edits), body)
+
+
+def test_the_same_octets_are_a_stranger_at_another_gate() -> None:
+    """One connection, two routes with policies of their own: what the first one found out about a token is nothing to the second."""
+    with Upstream(Peer.serve) as upstream:
+
+        async def body(plane: Plane) -> None:
+            other = PolicyPlan(jwt=JwtPlan([JwtProviderPlan("j")]))
+            door = Door(plane, upstream, admit, [RoutePlan("other", "", [], [MatchPlan("prefix", "/other")], [BackendRef(0)], other)])
+            second = door.gates[1]
+            second.keeper = keeper = Keeper(lambda entry: entry.refuse(NO))
+            reader, writer = await door.connect()
+            for path, status in (("/", 200), ("/", 200), ("/other", 401), ("/", 200), ("/other", 401)):
+                writer.write(request(path))
+                assert (await answer(reader))[0] == status
+            assert (len(door.keeper.asked), len(keeper.asked)) == (1, 2)
+            assert door.gate.generation != second.generation
+            # Nor does the gate that a reload puts in a gate's place know anybody, though the connection stays.
+            door.acceptor.switch(door.compile([], "k"))
+            door.gates[0].keeper = Keeper(lambda entry: entry.refuse(NO))
+            writer.write(request("/"))
+            assert (await answer(reader))[0] == 401
+            assert len(upstream.requests) == 3
+            writer.close()
+            door.close()
+
+        run(body)
+
+
+def test_what_was_found_out_before_keys_went_away_is_not_remembered() -> None:
+    async def body(plane: Plane, door: Door, upstream: Upstream) -> None:
+        reader, writer = await door.connect()
+        for number in (1, 2):
+            writer.write(request())
+            await plane.until(lambda n=number: len(door.keeper.asked) == n, "the question")  # type: ignore[misc]
+            if number == 1:
+                door.gate.forget_all()
+            admit(door.keeper.asked[-1])
+            assert (await answer(reader))[0] == 200
+        assert len(door.gate) == 1, "only the second one"
+        writer.close()
+
+    behind(lambda entry: None, body)
 
 
 def test_the_cache_is_bounded() -> None:

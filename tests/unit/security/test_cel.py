@@ -220,6 +220,23 @@ def test_strict_json_refuses_what_readers_disagree_on() -> None:
     assert strict_json('{"a":{"a":[1,null]}}') == {"a": {"a": [1, None]}}
 
 
+@pytest.mark.parametrize("expression", [
+    "jwt.name", 'jwt.name == "alice"', "jwt.list", "jwt.map", 'base64.decode("YQBi")', 'url.decode("a%00b")', 'json("{\\"a\\": \\"x\\\\u0000y\\"}")',
+    'form.decode("a=%00b")',
+])  # fmt: skip
+def test_what_holds_nul_is_no_value(expression: str) -> None:
+    """The library reads a text from Python up to the first NUL: a rule would judge `alice` where the claim says `alice\\0root`."""
+    claims = {"jwt": {"name": "alice\0root", "list": ["a\0b"], "map": {"a\0b": 1}, "other": "x"}}
+    assert isinstance(cel.compile(expression, "http").evaluate(Facts(None, claims)), cel.EvaluationError)
+    assert cel.compile("jwt.other", "http").evaluate(Facts(None, claims)) == "x"
+
+
+@pytest.mark.parametrize("name", ["bind", "gateway", "listener", "route"])
+def test_where_a_request_goes_is_no_part_of_its_identity(name: str) -> None:
+    """Gates are shared by routes with the same policies: what depends on the route must not be remembered by the identity alone."""
+    assert cel.compile(f'proxy.{name} == "x"', "http").needs == {"route"}
+
+
 @pytest.mark.parametrize("claim", ["admin\0x", ["admin\0x"], {"admin\0x": 1}, b"admin\0x"])
 def test_what_holds_a_nul_is_not_taken_for_its_beginning(claim: Any) -> None:
     """The library reads text from Python up to a NUL."""

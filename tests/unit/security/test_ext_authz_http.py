@@ -196,8 +196,10 @@ def test_a_body_that_is_to_be_seen() -> None:
 def test_who_was_asked_about_elsewhere_passes() -> None:
     request = FakeRequest()
     request.hopped = True
-    verdict, peer, _ = check(refusing(403), request)
+    found = Found()
+    verdict, peer, _ = check(refusing(403), request, found)
     assert (verdict, peer.asked) == (None, [])
+    assert not found.lasting, "it says nothing about who comes directly with the same head"
 
 
 def test_permissions_are_kept_under_the_key_and_refusals_never() -> None:

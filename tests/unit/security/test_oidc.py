@@ -170,7 +170,9 @@ def test_who_was_asked_about_elsewhere_passes() -> None:
     async def work(world: World, browser: Browser) -> None:
         request = FakeRequest()
         request.hopped = True
-        assert browser.oidc.check(request, Found()) is None
+        found = Found()
+        assert browser.oidc.check(request, found) is None
+        assert not found.lasting, "it says nothing about who comes directly with the same head"
 
     play(work)
 

@@ -16,7 +16,7 @@ from grpclib.server import Server, Stream
 from agw.runtime.plan_security import DescriptorEntry, DescriptorPlan, RemoteLimitPlan
 from agw.security import rls
 from agw.security.contract import Found, Refusal
-from tests.kits.external import FakeRequest
+from tests.kits import tokens
 
 M = rls.MESSAGES
 
@@ -60,8 +60,10 @@ class Asked:
         self.step = rls.RemoteLimitStep(plan, lambda text, phase: Looked(text), lambda request, found: facts, lambda what, result: self.counted.append(result))
         self.found = Found()
 
-    async def verdict(self) -> Refusal | None:
-        result = self.step.check(FakeRequest(), self.found)
+    async def verdict(self, *, hopped: bool = False) -> Refusal | None:
+        request = tokens.Asked()
+        request.hopped = hopped
+        result = self.step.check(request, self.found)
         return await result if isinstance(result, Awaitable) else result
 
 
@@ -88,6 +90,16 @@ def _replace(plan: RemoteLimitPlan, **changes: Any) -> RemoteLimitPlan:
 
 def run(body: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(body())  # type: ignore[arg-type]
+
+
+def test_a_request_that_another_worker_passed_on_was_asked_about_there() -> None:
+    async def body() -> None:
+        asked = Asked(PLAN, FACTS)
+        assert await asked.verdict(hopped=True) is None
+        assert asked.counted == []
+        asked.step.close()
+
+    asyncio.run(body())
 
 
 def test_under_the_limit() -> None:

@@ -1,76 +1,188 @@
-"""AWS Signature Version 4 against signatures that AWS publishes."""
+"""AWS signatures against the published vectors, and what the signer insists on."""
 
 from __future__ import annotations
 
+import asyncio
 import calendar
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from agw.runtime.plan_security import AwsSign
-from agw.security.upstream.sigv4 import Sigv4
+from agw.runtime.plan_security import AwsSign, BackendAuthPlan, KeyCredential, LocationPlan
+from agw.security.contract import Headers
+from agw.security.upstream import make
+from agw.security.upstream.outgoing import Outgoing
+from agw.security.upstream.sigv4 import AwsSource, canonical_query
+from agw.security.upstream.source import CredentialError, signs
+from tests.kits.external import FakeRequest, Host
 
-KEY, SECRET = "AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
-NOW = calendar.timegm((2015, 8, 30, 12, 36, 0))
-FORM = [(b"content-type", b"application/x-www-form-urlencoded")]
+VECTORS = json.loads((Path(__file__).parents[2] / "vectors" / "security" / "sigv4.json").read_text())
+NOON = calendar.timegm((2015, 8, 30, 12, 36, 0))
+HOST: Headers = [(b"host", b"example.amazonaws.com")]
 
 
-def signer(service: str = "service", **fields: Any) -> Sigv4:
-    return Sigv4(AwsSign(KEY, SECRET, region="us-east-1", service=service, **fields), lambda: NOW)
+def source(service: str = "service", **more: Any) -> AwsSource:
+    return AwsSource(AwsSign(VECTORS["access_key"], VECTORS["secret_key"], region="us-east-1", service=service, **more), lambda: NOON)
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "query", "body", "headers", "signature"),
-    [
-        ("GET", b"/", None, b"", [], "5fa00fa31553b73ebf1942676e86291e8372ff2a2260956d9b8aae1d763fbf31"),
-        ("POST", b"/", None, b"", [], "5da7c1a2acd57cee7505fc6676e4e544621c30862966e37dddb68e92efbe5d6b"),
-        ("GET", b"/", b"Param2=value2&Param1=value1", b"", [], "b97d918cfa904a5beff61c982a1b6f458b799221646efd99d3219ec94cdf2500"),
-        ("POST", b"/", None, b"Param1=value1", FORM, "ff11897932ad3f4e8b18135d722051e5ac45fc38421b1da7b9d196a0fe09473a"),
-    ],
-    ids=["get-vanilla", "post-vanilla", "get-vanilla-query-order-key-case", "post-x-www-form-urlencoded"],
-)
-def test_the_published_signatures(method: str, path: bytes, query: bytes | None, body: bytes, headers: list[tuple[bytes, bytes]], signature: str) -> None:
-    lines = signer().sign(method, b"example.amazonaws.com", path, query, body, headers).decode()
-    names = "content-type;host;x-amz-date" if headers else "host;x-amz-date"
-    assert lines == (
+def signed(made: AwsSource, request: Outgoing) -> bytes:
+    presented = made.ready(None, request)
+    assert presented is not None
+    return presented.lines
+
+
+def signature(lines: bytes) -> bytes:
+    return lines.rpartition(b"Signature=")[2].strip()
+
+
+@pytest.mark.parametrize("vector", VECTORS["vectors"], ids=lambda vector: vector["name"])
+def test_published_vectors(vector: dict[str, str]) -> None:
+    headers: Headers = [(b"host", vector["host"].encode())]
+    if "content_type" in vector:
+        headers.append((b"content-type", vector["content_type"].encode()))
+    request = Outgoing(vector["method"], b"/", vector["query"].encode(), headers, vector.get("body", "").encode())
+    lines = signed(source(vector["service"]), request)
+    assert signature(lines).decode() == vector["signature"]
+    scope = f"AKIDEXAMPLE/20150830/us-east-1/{vector['service']}/aws4_request"
+    assert lines.decode() == (
         "x-amz-date: 20150830T123600Z\r\n"
-        f"authorization: AWS4-HMAC-SHA256 Credential={KEY}/20150830/us-east-1/service/aws4_request, SignedHeaders={names}, Signature={signature}\r\n"
+        f"authorization: AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders={vector['signed']}, Signature={vector['signature']}\r\n"
     )
 
 
-def test_the_example_of_the_manual() -> None:
-    headers = [(b"content-type", b"application/x-www-form-urlencoded; charset=utf-8")]
-    lines = signer("iam").sign("GET", b"iam.amazonaws.com", b"/", b"Action=ListUsers&Version=2010-05-08", b"", headers)
-    assert b"Signature=5d672d79c15b13162d9279b0855cfba6789a8edb4c82c400e06b5924a6f2b5d7\r\n" in lines
+def test_the_session_token_is_signed_and_sent() -> None:
+    with_token = signed(source(session_token="temporary"), Outgoing("GET", b"/", b"", HOST))
+    assert b"x-amz-security-token: temporary\r\n" in with_token
+    assert b"SignedHeaders=host;x-amz-date;x-amz-security-token," in with_token
 
 
-def test_a_session_token_is_sent_and_signed() -> None:
-    lines = signer(session_token="t0k").sign("GET", b"h", b"/", None, b"")
-    assert b"x-amz-security-token: t0k\r\n" in lines
-    assert b"SignedHeaders=host;x-amz-date;x-amz-security-token," in lines
+def test_amazon_headers_of_the_request_are_signed_and_the_signers_own_replaced() -> None:
+    headers: Headers = [*HOST, (b"x-amz-target", b"  A   b "), (b"x-amz-date", b"1"), (b"x-amzn-trace", b"x"), (b"accept", b"*/*")]
+    lines = signed(source(), Outgoing("GET", b"/", b"", headers))
+    assert b"SignedHeaders=host;x-amz-date;x-amz-target," in lines
+    assert lines.count(b"x-amz-date: ") == 1
+    same = [*HOST, (b"x-amz-target", b"A b")]
+    assert signature(lines) == signature(signed(source(), Outgoing("GET", b"/", b"", same)))
 
 
-@pytest.mark.parametrize("change", ["method", "authority", "path", "query", "body", "header"])
-def test_nothing_can_be_changed_afterwards(change: str) -> None:
-    fixed: dict[str, Any] = {"method": "POST", "authority": b"h", "path": b"/a%20b", "query": b"x=1", "body": b"b", "headers": FORM}
-    other = {"method": "PUT", "authority": b"i", "path": b"/a", "query": b"x=2", "body": b"c", "headers": []}
-    key = "headers" if change == "header" else change
-    assert signer().sign(**fixed) != signer().sign(**{**fixed, key: other[key]})
+def test_paths_are_encoded_once_more_except_for_s3() -> None:
+    # The same resource, but S3 signs /a%20b and the others /a%2520b.
+    def of(service: str, path: bytes) -> bytes:
+        return signature(signed(source(service), Outgoing("GET", path, b"", HOST)))
+
+    assert source()._path(b"/a%20b/") == b"/a%2520b/"
+    assert source("s3")._path(b"/a%20b/") == b"/a%20b/"
+    assert of("service", b"/a%20b") != of("service", b"/a b")
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        (b"", b""),
+        (b"b&a", b"a=&b="),
+        (b"a=2&a=1", b"a=1&a=2"),
+        (b"a=%7e+%2f&&", b"a=~%20%2F"),
+        (b"%61=x=y", b"a=x%3Dy"),
+    ],
+)
+def test_query(query: bytes, expected: bytes) -> None:
+    assert canonical_query(query) == expected
+
+
+@given(st.lists(st.tuples(st.binary(max_size=6), st.binary(max_size=6)), max_size=6), st.randoms())
+def test_a_query_has_one_form(pairs: list[tuple[bytes, bytes]], random: Any) -> None:
+    def spelled(some: list[tuple[bytes, bytes]]) -> bytes:
+        return b"&".join(b"".join(b"%%%02x" % octet for octet in name) + b"=" + b"".join(b"%%%02X" % octet for octet in value) for name, value in some)
+
+    once = canonical_query(spelled(pairs))
+    shuffled = list(pairs)
+    random.shuffle(shuffled)
+    assert canonical_query(spelled(shuffled)) == once
+    assert canonical_query(once) == once
+
+
+def test_a_body_is_signed_or_there_is_no_credential() -> None:
+    sized = FakeRequest("POST", headers=[(b"content-length", b"3")], secure=True)
+    with pytest.raises(CredentialError, match="the body is not at hand") as caught:
+        source().ready(None, sized)
+    assert caught.value.kind == "missing"
+    unsigned = source("s3").ready(None, sized)
+    assert unsigned is not None
+    assert b"x-amz-content-sha256: UNSIGNED-PAYLOAD\r\n" in unsigned.lines
+    with pytest.raises(CredentialError, match="the body is not at hand"):
+        source("s3").ready(None, FakeRequest("POST", headers=[(b"content-length", b"3")]))
+    empty = FakeRequest("POST", headers=[(b"content-length", b"0")])
+    assert asyncio.run(source().fetch(None, empty)) == source().ready(None, empty)
+
+
+def test_a_stream_is_signed_by_nobody_but_s3() -> None:
+    stream = Outgoing("PUT", b"/", None, HOST, None, secure=True)
+    with pytest.raises(CredentialError, match="the body is not at hand"):
+        source().ready(None, stream)
+    assert b"x-amz-content-sha256: UNSIGNED-PAYLOAD\r\n" in signed(source("s3"), stream)
+    whole = signed(source("s3"), Outgoing("PUT", b"/", None, HOST, b"abc", secure=True))
+    assert b"x-amz-content-sha256: ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad\r\n" in whole
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Outgoing("PUT", b"/a", b"x=1", HOST, b"b"), Outgoing("POST", b"/b", b"x=1", HOST, b"b"), Outgoing("POST", b"/a", b"x=2", HOST, b"b"),
+        Outgoing("POST", b"/a", b"x=1", [(b"host", b"other.example")], b"b"), Outgoing("POST", b"/a", b"x=1", HOST, b"c"),
+    ],
+    ids=["method", "path", "query", "host", "body"],
+)  # fmt: skip
+def test_nothing_can_be_changed_afterwards(other: Outgoing) -> None:
+    assert signed(source(), other) != signed(source(), Outgoing("POST", b"/a", b"x=1", HOST, b"b"))
 
 
 def test_a_new_day_has_a_new_key() -> None:
-    now = [NOW]
-    made = Sigv4(AwsSign(KEY, SECRET, region="r", service="s"), lambda: now[0])
-    before = made.sign("GET", b"h", b"/", None, b"")
+    now = [float(NOON)]
+    made = AwsSource(AwsSign("AKIDEXAMPLE", "s", region="r", service="s"), lambda: now[0])
+    request = Outgoing("GET", b"/", None, HOST)
+    before = signed(made, request)
     now[0] += 86_400
-    after = made.sign("GET", b"h", b"/", None, b"")
-    assert b"/20150831/r/s/" in after
+    assert b"/20150831/r/s/" in signed(made, request)
     now[0] -= 86_400
-    assert made.sign("GET", b"h", b"/", None, b"") == before
+    assert signed(made, request) == before
 
 
-@pytest.mark.parametrize("fields", [{"access_key": ""}, {"secret_key": "é"}, {"region": ""}, {"service": "a\nb"}, {"session_token": "s3cr\r\n"}])
-def test_what_cannot_sign_is_refused(fields: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match="aws") as caught:
-        Sigv4(AwsSign(**{"access_key": "a", "secret_key": "s3cr", "region": "r", "service": "s", **fields}))
-    assert "s3cr" not in str(caught.value)
+def test_what_cannot_be_signed() -> None:
+    with pytest.raises(CredentialError, match="no Host"):
+        source().ready(None, Outgoing("GET", b"/", b"", []))
+    with pytest.raises(CredentialError, match="no request"):
+        source().ready(None, None)
+    with pytest.raises(CredentialError, match="parameters"):
+        canonical_query(b"&".join([b"a"] * 1001))
+    for plan in (AwsSign("", "x", region="r", service="s"), AwsSign("AKID", "x", region="", service="s"), AwsSign("AKID", "x", "a\nb", "r", "s")):
+        with pytest.raises(ValueError, match=r"aws needs|session token"):
+            AwsSource(plan)
+
+
+def test_a_plan_makes_it() -> None:
+    made = make(BackendAuthPlan([AwsSign("AKIDEXAMPLE", "secret", region="us-east-1", service="execute-api")]), Host())
+    assert signs(made)
+    presented = made.ready(None, FakeRequest())
+    assert presented is not None
+    assert b"/us-east-1/execute-api/aws4_request, SignedHeaders=host;x-amz-date, " in presented.lines
+
+
+def test_several_with_a_signature_sign_and_others_do_not() -> None:
+    aws, key = AwsSign("AKIDEXAMPLE", "secret", region="us-east-1", service="execute-api"), KeyCredential("k", LocationPlan("header", "x-api-key", ""))
+    both = make(BackendAuthPlan([aws, key]), Host())
+    assert signs(both)
+    assert not signs(make(BackendAuthPlan([key]), Host()))
+    presented = both.ready(None, Outgoing("POST", b"/", None, HOST, b"{}"))
+    assert presented is not None
+    assert b"Signature=" in presented.lines
+    assert b"x-api-key: k\r\n" in presented.lines
+
+
+def test_the_secret_is_not_shown() -> None:
+    made = source()
+    presented = signed(made, Outgoing("GET", b"/", b"", HOST))
+    assert VECTORS["secret_key"] not in repr(made) + presented.decode()

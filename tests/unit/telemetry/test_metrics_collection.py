@@ -68,7 +68,8 @@ LIMITS = [("per user", 7, 3, 2, 1), ("per user", 1, 0, 0, 0), ("other", 5, 0, 0,
 
 def source_over(arena: MemoryArena, labels: Labels | None = None) -> MetricsSource:
     known = labels or Labels({}, {})
-    return MetricsSource(arena, labels=lambda: known, config=lambda: ConfigState(True, 2), version="9.9", documents=lambda: DOCUMENTS, limits=lambda: LIMITS)
+    return MetricsSource(arena, labels=lambda: known, config=lambda: ConfigState(True, 2), version="9.9", documents=lambda: DOCUMENTS, limits=lambda: LIMITS,
+                         admin=lambda: {"ok": 3, "refused": 1})
 
 
 def row(route: int, backend: int, *, count: int = 1, bucket: int = 0, status: int = 200) -> RequestSeries:

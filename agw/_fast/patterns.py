@@ -1,0 +1,52 @@
+"""Regular expressions of routes: matched with what clients send, so in time linear in it.
+
+Rules:
+- RE2 matches, and no pattern makes it slow; what cannot be matched that way (back-references, look-around, possessive quantifiers) is refused when the
+  configuration is loaded;
+- a compiled pattern has MAX_MEMORY, and a pattern that needs more is refused;
+- octets are matched, not characters: `.` is one octet, `\\w` and `\\d` are ASCII;
+- the library is imported with the first pattern.
+
+Source: https://github.com/google/re2/wiki/Syntax
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, Final, Protocol
+
+MAX_MEMORY: Final = 1_048_576
+"""Octets of a compiled pattern and its automaton."""
+INSTALL: Final = "regular expressions need the package google-re2, which cannot be imported here; install it: pip install google-re2"
+
+
+class Pattern(Protocol):
+    """A compiled pattern."""
+
+    def fullmatch(self, octets: bytes) -> object | None:
+        """Whether it matches all of them: None when not."""
+
+
+@lru_cache(maxsize=4096)
+def compiled(text: str) -> Pattern:
+    """The pattern. Errors: ValueError with the library's words, or INSTALL."""
+    library, options = _library()
+    try:
+        found: Pattern = library.compile(text.encode("utf-8", "surrogatepass"), options)
+    except library.error as error:
+        said = error.args[0] if error.args else error
+        raise ValueError(said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)) from None
+    return found
+
+
+@lru_cache(maxsize=1)
+def _library() -> tuple[Any, Any]:
+    try:
+        import re2  # type: ignore[import-untyped, unused-ignore]
+    except ImportError:
+        raise ValueError(INSTALL) from None
+    options = re2.Options()
+    options.max_mem = MAX_MEMORY
+    options.log_errors = False
+    options.encoding = re2.Options.Encoding.LATIN1
+    return re2, options
