@@ -121,18 +121,21 @@ class Expression:
         """The variables with those of `default` and `coalesce`, and why some of these have no value."""
         known = dict(data)
         failed: dict[str, EvaluationError] = {}
-        for variable, alternatives, skips_null in self._deferred:
+        for variable, alternatives, takes_any in self._deferred:
             for alternative in alternatives:
                 value = alternative._of(data)
                 if not isinstance(value, EvaluationError):
-                    if value is not None or not skips_null or alternative is alternatives[-1]:
+                    if value is not None or alternative is alternatives[-1]:
                         known[variable] = value
                         failed.pop(variable, None)
                         break
                     continue
                 failed[variable] = value
-                if value.missing and data.get(f"has_{value.missing}") is not False:
-                    break  # it is there, and no expression can use it
+                if value.missing:
+                    if data.get(f"has_{value.missing}") is not False:
+                        break  # it is there, and no expression can use it
+                elif not takes_any and not value.text.startswith(_NO_KEY):
+                    break
         return known, failed
 
     def test(self, activation: Bound) -> bool | EvaluationError:
@@ -159,7 +162,7 @@ class Deferred(NamedTuple):
 
     variable: str
     alternatives: tuple[Expression, ...]
-    skips_null: bool
+    takes_any: bool
 
 
 class Bound(NamedTuple):
@@ -234,7 +237,7 @@ def _taken_out(text: str, phase: Phase) -> tuple[str, list[Deferred]]:
     except Malformed as error:
         line = text.count("\n", 0, error.at) + 1
         raise CelError([Fault(str(error), line, error.at - (text.rfind("\n", 0, error.at) + 1) + 1)]) from None
-    return text, [Deferred(item.variable, tuple(compile(part, phase) for part in item.arguments), item.skips_null) for item in taken]
+    return text, [Deferred(item.variable, tuple(compile(part, phase) for part in item.arguments), item.takes_any) for item in taken]
 
 
 # ------------------------------------------------------------------------------------------------------- environments
@@ -256,7 +259,7 @@ def _library() -> Any:
     by_name: dict[str, list[Any]] = {}
     any_kind = {**types, "map": kinds.MAP, "list": kinds.LIST}
     for number, item in enumerate(FUNCTIONS):
-        chosen = any_kind if item.name in ("toJson", "form.encode", "merge") else types
+        chosen = any_kind if item.name in ("toJson", "to_json", "form.encode", "merge") else types
         overload = cel.Overload(
             f"agw_{number}", return_type=types[item.result], parameters=[chosen[kind] for kind in item.parameters], is_member=item.member,
             impl=_guarded(item.call),
@@ -316,10 +319,11 @@ _TOKEN = re.compile(
     r"|(?P<replace>\.replace(?=\())"
     rf"|(?:(?<!\w)(?:{_STRING}))|//[^\n]*"
 )
-_CONSTANT = re.compile(rf"(?<![\w])(?P<name>cidr|ip|timestamp|duration|matches|containsIP|containsCIDR)\([ \t]*(?P<text>(?:{_STRING}))[ \t]*\)")
+_CONSTANT = re.compile(rf"(?<![\w])(?P<name>cidr|ip|timestamp|duration|matches|containsIP|containsCIDR|regexReplace)\([ \t]*(?P<text>(?:{_STRING}))[ \t]*[,)]")
 _SKIPPED = re.compile(rf"(?<!\w)(?:{_STRING})|//[^\n]*")
 _ERROR = re.compile(r"^(?:INVALID_ARGUMENT: )?ERROR: <input>:(-?\d+):(-?\d+): (.*)$", re.MULTILINE)
 _UNDECLARED = re.compile(r"undeclared reference to '([^']*)' \(in container ''\)")
+_NO_KEY = "NOT_FOUND:"
 _ABSENT = re.compile(r'No value with name "([\w.]+)" found in Activation')
 
 
@@ -410,7 +414,8 @@ def _check_constants(text: str) -> None:
         if any(low <= start < high for low, high in comments):
             continue
         name, constant = found["name"], found["text"]
-        asked = {"matches": f'"".matches({constant})', "containsIP": f"ip({constant})", "containsCIDR": f"cidr({constant})"}.get(name, f"{name}({constant})")
+        asked = {"matches": f'"".matches({constant})', "containsIP": f"ip({constant})", "containsCIDR": f"cidr({constant})",
+                 "regexReplace": f'"".regexReplace({constant}, "")'}.get(name, f"{name}({constant})")
         try:
             value = _value_of(env.compile(asked).eval)
         except RuntimeError:

@@ -4,7 +4,8 @@ The library evaluates arguments before it calls a function, so these calls are t
 worked out before the rest, from arguments that are expressions of their own.
 
 Rules:
-- `default` gives its first argument unless that cannot be evaluated, `coalesce` the first that can be and is not null;
+- `default` gives its first argument unless that is null or names what is not there (a variable, a member); `coalesce` gives the first that can be
+  evaluated at all and is not null; the last argument may be null;
 - a variable that is there and cannot be used (arguments with a name twice, a claim with a NUL) is no reason to take another value: the whole
   expression cannot be evaluated then, or a malformed request would choose the default;
 - arguments keep their place, so faults are told by line and column of the whole text; they cannot use variables of macros around them.
@@ -26,11 +27,11 @@ _SKIPPED = re.compile(
 
 
 class Taken(NamedTuple):
-    """A call that was taken out. `arguments` are texts as long as the whole, blank elsewhere; `skips_null`: it is `coalesce`."""
+    """A call that was taken out. `arguments` are texts as long as the whole, blank elsewhere; `takes_any`: any failure is passed over."""
 
     variable: str
     arguments: tuple[str, ...]
-    skips_null: bool
+    takes_any: bool
 
 
 class Malformed(Exception):

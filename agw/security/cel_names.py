@@ -65,11 +65,11 @@ ENVIRONMENT: Final = MappingProxyType({"env.podName": "POD_NAME", "env.namespace
 UNAVAILABLE: Final = MappingProxyType(
     {
         "random": "a rule must decide the same way twice",
-        "regexReplace": "use matches(), replace() or split(): a replacement by pattern has no bound on its work here",
         "with": "write cel.bind(name, value, expression)",
         "variables": "name the ones that matter",
         "mapValues": "use map()",
         "filterKeys": "use filter()",
+        "removeKeys": "use filter()",
         "flatten": "name the fields that matter",
         "flattenRecursive": "name the fields that matter",
         "redacted": "header values are plain text here",

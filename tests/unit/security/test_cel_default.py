@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -22,8 +23,8 @@ CLAIMS = {"jwt": {"a": 1, "n": None, "m": {"x": "y"}, "bad": "not a number"}}
 @pytest.mark.parametrize(
     ("expression", "value"),
     [
-        ('default(jwt.sub, "none")', "none"), ("default(jwt.a, 2) + 1", 2), ("default(jwt.n, 1)", None), ('default(jwt.zz.yy, "") == ""', True),
-        ("default(int(jwt.bad), -1)", -1), ("coalesce(jwt.n, jwt.zz, jwt.m.x)", "y"), ("coalesce(jwt.n, jwt.n)", None),
+        ('default(jwt.sub, "none")', "none"), ("default(jwt.a, 2) + 1", 2), ("default(jwt.n, 1)", 1), ('default(jwt.zz.yy, "") == ""', True),
+        ("coalesce(int(jwt.bad), 1 / 0, -1)", -1), ("coalesce(jwt.n, jwt.zz, jwt.m.x)", "y"), ("coalesce(jwt.n, jwt.n)", None),
         ('default(default(jwt.q, jwt.r), "deep") + ","', "deep,"), ('["a"].map(x, default(jwt.q, "z") + x)', ["za"]), ('"default(a)" + "x"', "default(a)x"),
         ('default("a,b)", "c") + default(jwt.q, [1, 2].map(i, string(i))[1])', "a,b)2"), ('default(mcp.tool.name, "no tool")', "no tool"),
         ('default(basicAuth.username, "anonymous")', "anonymous"), ("default(jwt.m, {}).x", "y"),
@@ -34,6 +35,11 @@ CLAIMS = {"jwt": {"a": 1, "n": None, "m": {"x": "y"}, "bad": "not a number"}}
 def test_values(expression: str, value: Any) -> None:
     found = cel.compile(expression, "mcp").evaluate(Facts(None, CLAIMS))
     assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize("expression", ["default(int(jwt.bad), -1)", 'default(fail("x"), 1)', "default(jwt.a.b, 1)", "coalesce(jwt.zz, 1 / 0)"])
+def test_other_failures_stay_failures(expression: str) -> None:
+    assert isinstance(cel.compile(expression, "mcp").evaluate(Facts(None, CLAIMS)), cel.EvaluationError)
 
 
 @pytest.mark.parametrize(
@@ -87,3 +93,25 @@ def test_no_text_makes_taking_it_apart_fail_otherwise(text: str) -> None:
     whole, taken = take_out(text)
     assert len(whole) == len(text) and whole.count("\n") == text.count("\n")
     assert all(len(argument) == len(text) for item in taken for argument in item.arguments)
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"),
+    [
+        ('"/id/1234/data/id/5/".regexReplace("/id/[0-9]*/", "/id/{id}/")', "/id/{id}/data/id/5/"),
+        ('"blah id=1234 bar".regexReplace("id=(.+?) ", "[$1] ")', "blah [1234] bar"), ('"äöü".regexReplace("(?P<x>ö)", "<${x}$$$2$none>")', "ä<ö$>ü"),
+        ('"ab".regexReplace("a" + "b", "12")', "12"), ('"ab".regexReplace("x", "12")', "ab"), ('jsonField("{\\"hi\\": 1}", "hi")', 1),
+        ('base64Encode("hello")', "aGVsbG8="), ('string(base64Decode("aGVsbG8="))', "hello"), ("to_json([1])", "[1]"),
+    ],
+)  # fmt: skip
+def test_further_functions(expression: str, value: Any) -> None:
+    assert cel.compile(expression, "http").evaluate(Facts()) == value
+
+
+def test_no_pattern_takes_long() -> None:
+    facts = Facts(None, {"jwt": {"text": "a" * 100_000, "pattern": "(a+)+$"}})
+    began = time.perf_counter()
+    assert cel.compile('jwt.text.regexReplace("(a|a)*b", "")', "http").evaluate(facts) == "a" * 100_000
+    assert cel.compile('(jwt.text + "b").regexReplace(jwt.pattern, "")', "http").evaluate(facts) == "a" * 100_000 + "b"
+    assert isinstance(cel.compile('jwt.text.regexReplace("(?=a)" + jwt.text, "")', "http").evaluate(facts), cel.EvaluationError)
+    assert time.perf_counter() - began < 2
