@@ -20,10 +20,13 @@ MOST: Final = 16
 """Such calls in one expression, those within arguments included."""
 PREFIX: Final = "agw_d"
 
-_CALL = re.compile(r"(?<![\w.])(default|coalesce)\(")
-_SKIPPED = re.compile(
-    r"(?<!\w)(?:[bB]?[rR]?[bB]?(?:\"\"\"(?:\\(?:.|\n)|[^\\])*?\"\"\"|'''(?:\\(?:.|\n)|[^\\])*?'''|\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'))|//[^\n]*"
+STRING: Final = (
+    r"[bB]?[rR][bB]?(?:\"\"\"(?:.|\n)*?\"\"\"|'''(?:.|\n)*?'''|\"[^\"\n]*\"|'[^'\n]*')"
+    r"|[bB]?(?:\"\"\"(?:\\(?:.|\n)|[^\\])*?\"\"\"|'''(?:\\(?:.|\n)|[^\\])*?'''|\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*')"
 )
+"""A string or bytes constant of CEL: raw ones end at the next quote, others know escapes."""
+_CALL = re.compile(r"(?<![\w.])(default|coalesce)\(")
+_SKIPPED = re.compile(rf"(?<!\w)(?:{STRING})|//[^\n]*")
 
 
 class Taken(NamedTuple):

@@ -28,6 +28,7 @@ CLAIMS = {"jwt": {"a": 1, "n": None, "m": {"x": "y"}, "bad": "not a number"}}
         ('default(default(jwt.q, jwt.r), "deep") + ","', "deep,"), ('["a"].map(x, default(jwt.q, "z") + x)', ["za"]), ('"default(a)" + "x"', "default(a)x"),
         ('default("a,b)", "c") + default(jwt.q, [1, 2].map(i, string(i))[1])', "a,b)2"), ('default(mcp.tool.name, "no tool")', "no tool"),
         ('default(basicAuth.username, "anonymous")', "anonymous"), ("default(jwt.m, {}).x", "y"),
+        ('default(jwt.q, r"\\d,)") + "."', "\\d,)."), ('coalesce("\\"),", 1)', '"),'), ("default(jwt.q, \'\'\'a\'),\'\'\')", "a'),"),
         ("default(jwt.q,\n  // a comment, with a comma)\n  2)", 2), ('merge(jwt.m, {"k": 1})', {"x": "y", "k": 1}), ('jwt.m.merge({"x": "z"}).x', "z"),
         ('merge({"a": "b"}, {"c": 1})', {"a": "b", "c": 1}),
     ],
