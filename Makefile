@@ -57,6 +57,7 @@ locust: build
 
 interop: $(VENV)/tested  ## real MCP clients and servers from PyPI and npm through agw
 	bash tests/interop/run.sh
+	bash tests/interop/run.sh oauth
 
 conformance: $(VENV)/tested  ## the official MCP suite, directly and through agw in every shape; QUICK=1: what CI runs
 	bash tests/interop/run.sh conformance $(if $(QUICK),--quick)

@@ -1,4 +1,4 @@
-# The client's side of the data path: accept, read, frame, and hand requests to exchanges one after another.
+# The client's side of the data path: read, frame, and hand requests to exchanges one after another.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
@@ -18,20 +18,16 @@ cdef enum:
     S_LINGER            # answered and shut; reading until the peer closes, so that our answer is not reset
     S_CLOSED
 
-cdef class Acceptor(Handler):
-    cdef Context ctx
-    cdef readonly Bind bind
-    cdef readonly bint paused
+cdef enum:
+    DRAIN_IDLE_NS = 1000000000      # idle time a client has while we drain
+
+cdef class Entrance(Handler):
+    # What a connection knows of the socket it came through.
     cdef readonly bint retired
-    cdef int reserve_fd
-    cdef object connections         # set of Downstream
-    cdef int shed(self) except -1
-    cdef int admit(self, int fd, void* where) except -1
-    cdef bint may_connect(self, bytes address, int port) except -1
-    cdef int turn_away(self, int fd) except -1
+    cdef set connections            # of Downstream
 
 cdef class Downstream(Downlink):
-    cdef Acceptor acceptor
+    cdef Entrance acceptor
     cdef bytes address
     cdef int state
     cdef bint consuming

@@ -14,6 +14,7 @@ import msgspec
 
 from agw.config.problem import Findings, Path, path_text
 from agw.config.values import quoted
+from agw.runtime.stamp import Stamp
 
 if TYPE_CHECKING:
     from agw.config.outside import Outside
@@ -26,8 +27,8 @@ _NAMED_LISTS: frozenset[Path] = frozenset((("gateways",), ("routes",), ("backend
 class Context:
     """What every step of building the plan shares: where findings go, and what the file had that was dropped.
 
-    `base` is the directory of the configuration file; `files` holds what was read of others, by name; `outside` collects
-    the services and documents that policies name.
+    `base` is the directory of the configuration file; `files` holds what was read of others, by name, and `reads` the
+    state of each then, by path; `outside` collects the services and documents that policies name.
     """
 
     outside: Outside
@@ -38,6 +39,7 @@ class Context:
         self.pruned = pruned
         self.base = base
         self.files: dict[str, str] = {}
+        self.reads: dict[str, Stamp] = {}
 
     def is_complete(self, path: Path) -> bool:
         """Whether nothing below `path` was dropped as structurally wrong."""

@@ -3,6 +3,7 @@
 Rules kept here:
 - a relative name is looked for in the working directory, as agentgateway does, and then beside the configuration file;
 - a file is read once per load, whatever refers to it, and has a limit;
+- what was read is noted with its state at that moment (`Context.reads`), for whoever watches it;
 - what cannot be read is a problem at the place of the name, and says where it was looked for.
 """
 
@@ -14,6 +15,7 @@ import stat
 from agw.config.check import Context
 from agw.config.problem import Path
 from agw.config.values import quoted
+from agw.runtime.stamp import stamp_of
 
 MAX_FILE_BYTES = 16 * 1024 * 1024
 
@@ -37,7 +39,7 @@ def read_text(context: Context, name: str, path: Path, missing: str, binary: str
     reason = ""
     for place in places:
         try:
-            text = _read(place)
+            text = _read(context, place)
         except FileNotFoundError:
             reason = reason or os.strerror(2)
         except UnicodeDecodeError:
@@ -54,11 +56,12 @@ def read_text(context: Context, name: str, path: Path, missing: str, binary: str
     return None
 
 
-def _read(place: str) -> str:
+def _read(context: Context, place: str) -> str:
     # Asked before it is opened: opening a pipe nobody writes to would wait forever.
     if not stat.S_ISREG(os.stat(place).st_mode):
         raise ValueError("it is no regular file")
     with open(place, "rb") as stream:
+        context.reads[os.path.abspath(place)] = stamp_of(os.fstat(stream.fileno()))
         data = stream.read(MAX_FILE_BYTES + 1)
     if len(data) > MAX_FILE_BYTES:
         raise ValueError(f"it is larger than {MAX_FILE_BYTES >> 20} MiB")

@@ -20,6 +20,7 @@ from typing import Any
 from agw.config.document import resolve_scalar
 from agw.config.problem import Findings, Path
 from agw.config.values import quoted
+from agw.runtime.stamp import Stamp, stamp_of
 
 MAX_FILE_BYTES = 1024 * 1024
 
@@ -59,6 +60,7 @@ class Interpolation:
         self.failed: set[Path] = set()
         self.origins: dict[Path, frozenset[str]] = {}
         self.lone: list[Path] = []
+        self.reads: dict[str, Stamp] = {}
 
     def expand(self, tree: Any) -> Any:
         """The document with its references replaced; the given tree is changed where it is a container."""
@@ -155,6 +157,7 @@ class Interpolation:
     def _file(self, file: str, path: Path) -> str:
         try:
             with open(file, "rb") as stream:
+                self.reads[os.path.abspath(file)] = stamp_of(os.fstat(stream.fileno()))
                 data = stream.read(MAX_FILE_BYTES + 1)
             if len(data) > MAX_FILE_BYTES:
                 raise ValueError("it is larger than 1 MiB")

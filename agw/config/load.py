@@ -21,14 +21,19 @@ from agw.config.normalise import build_plan
 from agw.config.problem import ConfigErrors, Finding, Findings, Problem, one_line, path_text
 from agw.config.redact import REDACTED, Document
 from agw.runtime.plan import Plan
+from agw.runtime.stamp import Stamp
 
 
 class Loaded(msgspec.Struct, frozen=True):
-    """A configuration that may be used: its plan, what looks wrong in it, and the document it came from."""
+    """A configuration that may be used: its plan, what looks wrong in it, and the document it came from.
+
+    `reads` are the other files it was made of, by path, and their state when they were read.
+    """
 
     plan: Plan
     warnings: list[Problem]
     document: Document
+    reads: dict[str, Stamp] = {}
 
 
 def load_file(path: str | os.PathLike[str], environ: Mapping[str, str]) -> Loaded:
@@ -106,7 +111,7 @@ def _load(data: bytes, filename: str, environ: Mapping[str, str]) -> Loaded:
     problems += _about_values(context.findings.problems, interpolation, document)
     if problems:
         raise ConfigErrors(_placed(problems, source, filename))
-    return Loaded(plan, _placed(context.findings.warnings, source, filename), document)
+    return Loaded(plan, _placed(context.findings.warnings, source, filename), document, {**interpolation.reads, **context.reads})
 
 
 def _about_values(findings: list[Finding], interpolation: Interpolation, document: Document) -> list[Finding]:

@@ -114,6 +114,9 @@ class ProcessConfig(Model, frozen=True):
     mcp: Annotated[McpSettings | None, about("Settings of all MCP backends.")] = None
     session: Annotated[SessionKeys | None, about("Keys that protect session ids.")] = None
     pin_cpus: Annotated[bool, ours("Whether each worker is bound to one CPU.")] = False
+    watch_interval: Annotated[
+        str | None, ours("How often files that the configuration names (certificates, keys, secrets) are looked at for changes; 5s by default, 0s never.")
+    ] = None
     heartbeat_timeout: Annotated[str | None, ours("Silence after which a worker is replaced; 5s by default.")] = None
     backlog: Annotated[
         Annotated[int, bounds(1, 65535)] | None, ours("Connections the kernel queues per listening socket.")

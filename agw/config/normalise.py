@@ -9,6 +9,7 @@ What happens where:
 - the `mcp` block serves exactly `/mcp` and, for clients of 2024-11-05, `/sse`, and `/mcp/<name>` for each of its virtual
   servers;
 - routes with `mcpAuthentication` match the well-known paths of their endpoints as well (`agw.config.mcp_auth`);
+- pages where users grant access are routes of their own (`agw.config.grant_pages`);
 - `urlRewrite.authority` that is not given stays `unset`: the data plane then sends the cluster's authority.
 
 Problems are recorded, never raised; a plan built with problems must not be used.
@@ -25,6 +26,7 @@ from agw.config.backends import Backends
 from agw.config.bystanders import warn_of_strangers
 from agw.config.check import Context, MatchKey, Names, Ports, hostnames_meet
 from agw.config.clusters import Clusters
+from agw.config.grant_pages import add_pages
 from agw.config.limits import rate_store
 from agw.config.listeners import DEFAULT, Listener, Listeners
 from agw.config.mcp_auth import with_well_known
@@ -80,6 +82,7 @@ class _PlanBuilder:
                 self._route(bind_route, index, (*listener.path, "routes", index), [listener], names)
         if config.mcp is not None:
             self._mcp(config.mcp)
+        add_pages(self.context, self.routes, [listener for port in self.listeners.ports for listener in port.listeners], self.backends.mcp)
         self.targeted.report_unused(self.listeners.gateway_labels, self.route_names, self.backends.names)
         process = process_plan(self.context, config)
         for address, key in (
@@ -124,6 +127,7 @@ class _PlanBuilder:
                 if reference.mcp >= 0:
                     self._warn_of_hidden_servers(reference, matches, path)
         own = self._of_backends(own, backends, path)
+        self._refuse_what_nobody_asks(own, backends, path)
         plan = RoutePlan(name, rule, hostnames, matches, backends)
         self._attach(plan, keys, own, listeners, path, bool(route.backends))
 
@@ -145,6 +149,20 @@ class _PlanBuilder:
                     policies = msgspec.structs.replace(item.policies, **{field: [] if field == "ext_authz" else None})
                     backends[index] = msgspec.structs.replace(item, policies=None if policies == NO_POLICIES else policies)
         return own
+
+    def _refuse_what_nobody_asks(self, own: PolicySet, backends: list[BackendRef], path: Path) -> None:
+        """Policies about messages of MCP on a way where nobody reads messages: rules that look as if they held are worse than none."""
+        if all(item.mcp >= 0 for item in backends):
+            return
+        scopes = own.get("mcp_auth")
+        found = {
+            "mcpAuthorization": bool(own.get("mcp_authorization")),
+            "mcpAuthentication.toolScopes": scopes is not None and bool(scopes.tool_scopes),
+            "localRateLimit with phase mcp": any(limit.phase == "mcp" for limit in own.get("limits") or []),
+        }
+        for name in [name for name, there in found.items() if there]:
+            text = f"{name} of this route is about messages of MCP, and not all of its backends are `mcp`: what goes to the others would not be asked about"
+            self.context.findings.problem((*path, "backends"), f"{text}; write the backend as `mcp: {{targets: ...}}`, or remove the policy")
 
     def _warn_of_hidden_servers(self, reference: BackendRef, matches: list[MatchPlan], path: Path) -> None:
         """Virtual servers have paths below the route's; a route of exact paths may not match them."""

@@ -121,6 +121,8 @@ def process_plan(context: Context, config: Config) -> ProcessPlan:
         out["heartbeat_timeout_ns"] = context.findings.value(
             (*path, "heartbeatTimeout"), values.positive_duration_ns, block.heartbeat_timeout, 1
         )
+    if block.watch_interval is not None:
+        out["watch_ns"] = context.findings.value((*path, "watchInterval"), values.duration_ns, block.watch_interval, 0)
     if block.backlog is not None:
         out["backlog"] = block.backlog
     out["admin_auth"] = admin_auth(context, block.admin_auth, out.get("admin_address", ProcessPlan().admin_address), block.admin_insecure)

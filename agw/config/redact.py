@@ -34,6 +34,11 @@ class Document(msgspec.Struct, frozen=True):
         return not SECRET_ORIGINS.isdisjoint(self.origins.get(path, frozenset()))
 
 
+def is_secret_key(name: str) -> bool:
+    """Whether a value under this key may be a secret."""
+    return _SECRET_KEY.search(name) is not None
+
+
 def redacted(document: Document) -> dict[str, Any]:
     """A copy of the document for `/config_dump`, its secrets replaced by `<redacted>`."""
     result = _copy(document.tree, (), document, False)

@@ -26,6 +26,7 @@ _MAX_DURATION_NS = 10 * 365 * 86_400 * 10**9
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _BAD_PATH = re.compile(r"[^!-~]|[?#]")
+_USERINFO = re.compile(r"(?<=://)[^/?#]*@")
 _ORIGIN = re.compile(r"(https?)://(\*\.)?([^/?#@\s]+)", re.IGNORECASE)
 
 # Agw writes these itself; letting a policy write them would let two parsers disagree about where a message ends.
@@ -56,8 +57,9 @@ class Endpoint(NamedTuple):
 
 
 def quoted(text: str, limit: int = 60) -> str:
-    """The value as it appears in a message: shortened, control characters escaped."""
-    shown = text if len(text) <= limit else text[: limit - 3] + "..."
+    """The value as it appears in a message: shortened, control characters escaped, without the user and password of a URL."""
+    shown = _USERINFO.sub("***@", text)
+    shown = shown if len(shown) <= limit else shown[: limit - 3] + "..."
     return '"' + shown.encode("unicode_escape").decode("ascii").replace('"', '\\"') + '"'
 
 

@@ -22,6 +22,7 @@ from agw.runtime.plan_security import (
     ApiKeyPlan,
     BackendAuthPlan,
     BasicPlan,
+    ConsentPlan,
     CsrfPlan,
     DocumentPlan,
     ExtAuthzPlan,
@@ -143,6 +144,7 @@ class PolicyPlan(Frozen, frozen=True, omit_defaults=True):
     backend_authorization: RulesPlan | None = None
     """Of the route's backends: behind the route's own."""
     backend_ext_authz: list[ExtAuthzPlan] = []
+    consent: ConsentPlan | None = None
     backend_auth: BackendAuthPlan | None = None
 
 
@@ -385,6 +387,7 @@ class ProcessPlan(Frozen, frozen=True, omit_defaults=True):
 
     `session_keys` (32 octets as hex, the first seals, all open) are the exception: a reload may change them. The
     supervisor fills in what is not configured, and `instance`: 8 octets as hex, another one for each life of a supervisor.
+    `grant_directory` is its choice, too, "" while no policy keeps grants.
     """
 
     workers: int = 0
@@ -395,6 +398,7 @@ class ProcessPlan(Frozen, frozen=True, omit_defaults=True):
     readiness_address: str = "0.0.0.0:15021"
     drain_ns: int = 30_000_000_000
     heartbeat_timeout_ns: int = 5_000_000_000
+    watch_ns: int = 5_000_000_000
     backlog: int = 2048
     log_level: str = "info"
     metrics_prefix: str = "agw"
@@ -402,6 +406,7 @@ class ProcessPlan(Frozen, frozen=True, omit_defaults=True):
     session_keys: list[str] = []
     session_key_file: str = ""
     instance: str = ""
+    grant_directory: str = ""
 
 
 class Plan(Frozen, frozen=True, omit_defaults=True):

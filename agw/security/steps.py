@@ -15,6 +15,7 @@ from agw.security.contract import SecurityHost, Step
 ORDER = (
     ("", "agw.security.source"),
     ("sources", "agw.security.sources"),
+    ("consent", "agw.security.consent.document"),
     ("oidc", "agw.security.oidc"),
     ("jwt", "agw.security.jwt"),
     ("mcp_auth", "agw.security.mcp_auth.step"),
@@ -28,6 +29,7 @@ ORDER = (
     ("csrf", "agw.security.csrf"),
     ("backend_authorization", "agw.security.http_rules"),
     ("backend_ext_authz", "agw.security.ext_authz"),
+    ("consent", "agw.security.consent.page"),
 )
 """(field of PolicyPlan, module); without field it is a step of every route that has any."""
 

@@ -35,9 +35,11 @@ from agw.shm import layout
 from agw.shm.limits import FILE_NAME, QuotaFileError, SharedLimits, make_limits
 from agw.supervisor.channel import Channel, ChannelClosed, Message
 from agw.supervisor.children import FATAL_CODES, Child, CrashLoop
-from agw.supervisor.keys import KeyFileError, SessionKeys, with_cookie_keys
+from agw.supervisor.grants import GrantDirectory
+from agw.supervisor.keys import SessionKeys, with_cookie_keys
 from agw.supervisor.sockets import ListenSet, SocketError, address_text, bind_plain
 from agw.supervisor.systemd import Notifier, take_listen_fds
+from agw.supervisor.watch import WatchedFiles
 from agw.telemetry.logs import OperatorLog
 from agw.worker import worker
 from agw.worker.journal import make_journal
@@ -70,8 +72,9 @@ class Supervisor:
         self._document = msgspec.json.encode(redacted(loaded.document), enc_hook=str)
         self._generation = 1
         self._keys = SessionKeys(os.environ)
+        self._grants = GrantDirectory(os.environ)
         self._configured = loaded.plan.process
-        process = self._completed(loaded.plan.process, os.urandom(8).hex())
+        process = self._completed(loaded.plan, os.urandom(8).hex())
         self._plan = with_cookie_keys(msgspec.structs.replace(loaded.plan, process=process), process.session_keys)
         self._snapshot: Snapshot = compile_plan(self._plan, 1, self._labels)
         self._arena = layout.Arena(workers)
@@ -88,6 +91,8 @@ class Supervisor:
         self._reload_again = False
         self._checked_ns = 0
         self._next_watchdog = 0
+        self._files = WatchedFiles(loaded.reads)
+        self._next_look = 0
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         check_access_log(loaded.plan)
         process = loaded.plan.process
@@ -99,9 +104,10 @@ class Supervisor:
             readiness=bind_plain(process.readiness_address), demo=demo,
         )
 
-    def _completed(self, process: ProcessPlan, instance: str) -> ProcessPlan:
-        """The settings with what the supervisor adds to them. Errors: KeyFileError."""
-        return msgspec.structs.replace(process, session_keys=self._keys.ring(process), instance=instance)
+    def _completed(self, plan: Plan, instance: str) -> ProcessPlan:
+        """The settings with what the supervisor adds to them. Errors: SocketError."""
+        process = plan.process
+        return msgspec.structs.replace(process, session_keys=self._keys.ring(process), instance=instance, grant_directory=self._grants.of(plan))
 
     # ------------------------------------------------------------------------------------------- the loop
 
@@ -239,6 +245,8 @@ class Supervisor:
                     log.error("worker did not take the configuration in time; replacing it", extra={"worker": child.slot})
                     child.kill(signal.SIGKILL)
             self._apply_by = now + APPLY_NS
+        if self._plan.process.watch_ns and now >= self._next_look:
+            self._look_at_files(now)
         if self._notifier.watchdog_ns and fresh and now >= self._next_watchdog:
             self._notifier.watchdog()
             self._next_watchdog = now + self._notifier.watchdog_ns // 3
@@ -361,14 +369,15 @@ class Supervisor:
         try:
             loaded = self._load()
             generation = self._generation + 1
-            # Of the process only the session keys change before a restart, of the store of limits nothing.
-            keys = self._completed(loaded.plan.process, "").session_keys
-            process = msgspec.structs.replace(self._plan.process, session_keys=keys)
+            # Of the process only the session keys change before a restart (and grants find their place), of the store of limits nothing.
+            completed = self._completed(loaded.plan, "")
+            keys = completed.session_keys
+            process = msgspec.structs.replace(self._plan.process, session_keys=keys, grant_directory=completed.grant_directory)
             plan = msgspec.structs.replace(loaded.plan, process=process, rate_store=self._plan.rate_store)
             plan = with_cookie_keys(plan, keys)
             snapshot = compile_plan(plan, generation, self._labels)
-        except (ConfigErrors, CompileError, KeyFileError, ValueError) as error:
-            self._refused(str(error.strerror if isinstance(error, KeyFileError) else error))
+        except (ConfigErrors, CompileError, SocketError, ValueError) as error:
+            self._refused(str(error.strerror if isinstance(error, SocketError) else error))
             return
         if self._snapshot.binds and not snapshot.binds:
             # An editor or a copy that truncates first shows a file like that.
@@ -397,6 +406,7 @@ class Supervisor:
         for problem in loaded.warnings:
             log.warning(str(problem))
         self._generation, self._plan, self._snapshot = generation, plan, snapshot
+        self._files.loaded(loaded.reads)
         self._document = msgspec.json.encode(redacted(loaded.document), enc_hook=str)
         self._arena.publish(generation, True)
         for key in [k for k in self._listen.sockets if k not in snapshot.binds]:
@@ -405,6 +415,14 @@ class Supervisor:
         self._apply_by = time.monotonic_ns() + APPLY_NS
         gc.collect()
         gc.freeze()
+
+    def _look_at_files(self, now: int) -> None:
+        """Load anew when a certificate, key or secret of the configuration has changed."""
+        self._next_look = now + self._plan.process.watch_ns
+        changed = self._files.changed()
+        if changed:
+            log.info("files of the configuration have changed; loading it anew", extra={"files": changed})
+            self.reload()
 
     def _publish(self, plan: Plan, opened: list[BindKey]) -> None:
         payload = msgspec.msgpack.encode(plan)
@@ -461,6 +479,7 @@ class Supervisor:
                 except ChildProcessError:
                     pass
         self._sockets.unlink()
+        self._grants.close()
         log.info("stopped", extra={"code": self._exit_code})
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from agw._fast.downstream import Acceptor
+from agw._fast.acceptor import Acceptor
 from agw._fast.exchange import Context
 from agw._fast.policy import Bind, Choice, hop_choice
 from agw._fast.pool import Cluster

@@ -23,9 +23,9 @@ import msgspec
 import uvloop
 
 from agw._fast import process
+from agw._fast.acceptor import Acceptor
 from agw._fast.accesslog import AccessLog
 from agw._fast.arena import Slot
-from agw._fast.downstream import Acceptor
 from agw._fast.exchange import Context
 from agw._fast.reactor import Reactor
 from agw.runtime.compile import compile_steps

@@ -41,13 +41,18 @@ def run(leg: Leg, node: Path, modules: Path, url: str, out: Path) -> Statuses:
     program = modules / leg.package / "dist" / "index.js"
     command = [str(node), str(program), "server", "--url", url, *leg.arguments, "-o", str(out)]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=LIMIT_S, check=False)
+    return results(out, f"{leg.name}\n{done.stdout.decode()[-1000:]}\n{done.stderr.decode()[-1000:]}")
+
+
+def results(out: Path, said: str) -> Statuses:
+    """What a run left in its directory. Errors: RuntimeError with what it said, if that is nothing."""
     found: Statuses = {}
     for file in sorted(out.glob("*/checks.json")):
         scenario = re.sub(r"-\d{4}-\d{2}-\d{2}T.*$", "", file.parent.name).removeprefix("server-")
         for check in json.loads(file.read_text()):
             found.setdefault((scenario, check["id"]), []).append((check["status"], check.get("errorMessage") or ""))
     if not found:
-        raise RuntimeError(f"{leg.name}: no results\n{done.stdout.decode()[-1000:]}\n{done.stderr.decode()[-1000:]}")
+        raise RuntimeError(f"no results: {said[-2000:]}")
     return found
 
 

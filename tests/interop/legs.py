@@ -3,6 +3,7 @@
 `make conformance`. A leg is a set of targets that together are the fixture; the suite must not see a difference from
 the fixture itself, check by check (conformance.py says why counts are not enough). What cannot be the same is in
 `expected/<leg>.txt`, a line per check with the reason; a line that no longer applies fails the leg like a new difference.
+Last come the suite's scenarios for authorization servers and OAuth clients, as far as agw is one (guard.py, upstream_auth.py).
 
 Exit code 0: only expected differences, every gateway ended with 0 and without an error in its log.
 """
@@ -15,11 +16,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import conformance
+import guard
+import upstream_auth
 from processes import Gateway, Process, Target, free_port, http_target, sse_target, stdio_target
 from run import HERE, MODULES, NODE, PYTHONS, ROOT
 
@@ -71,6 +74,8 @@ class Leg:
     wires: tuple[str, ...] = ALL
     quick: tuple[str, ...] = ()
     quick_workers: int = 2
+    guarded: bool = False
+    """Is the gateway an OAuth resource server, and the suite's requests carry a token (guard.py)?"""
 
 
 LEGS = [
@@ -95,6 +100,8 @@ LEGS = [
         "the same in another order",
         lambda of: [of.http("--share", f"{part}/3", "--era", era) for part, era in enumerate(("modern", "both", "legacy"), 1)],
     ),
+    Leg("g-guarded", "one target, a token and rules for every message", lambda of: [of.http()], quick=("wire-2026",), guarded=True),
+    Leg("g-guarded-two", "the fixture dealt out to two servers, the same", lambda of: [of.http("--share", f"{part}/2") for part in (1, 2)], guarded=True),
 ]
 
 
@@ -115,12 +122,13 @@ def expected(leg: str, wire: str) -> dict[str, bool]:
 
 
 @contextmanager
-def serving(leg: Leg, agw: Path, workers: int, wrong: list[str]) -> Iterator[Gateway]:
+def serving(leg: Leg, agw: Path, workers: int, wrong: list[str]) -> Iterator[Gateway | guard.Guarded]:
     """The servers of a leg and the gateway before them."""
     name = f"{leg.name}-{workers}"
     with ExitStack() as stack:
         targets = leg.targets(Fixtures(stack, name))
-        gateway = stack.enter_context(Gateway(f"{name}-agw", agw, targets, LOGS, workers, prefixMode="never"))
+        front: Callable[..., AbstractContextManager[Gateway | guard.Guarded]] = guard.guarded if leg.guarded else Gateway
+        gateway = stack.enter_context(front(f"{name}-agw", agw, targets, LOGS, workers, prefixMode="never"))
         yield gateway
         if (code := gateway.stop()) != 0:
             wrong.append(f"{gateway.name} exited with {code}")
@@ -142,6 +150,16 @@ def compare(leg: Leg, wire: conformance.Leg, workers: int, direct: conformance.S
     verdict = f"{len(new) + len(stale)} DIFFERENCES" if new or stale else "equal" if not found else f"{len(found)} expected"
     print(f"  {leg.name:15} {workers}  {wire.name:14} {conformance.summary(through):60} {verdict}", flush=True)
     return [f"{leg.name}, {workers} workers, {wire.name}: {line}" for line in new + stale]
+
+
+def alone(name: str, found: conformance.Statuses) -> list[str]:
+    """Print the row of scenarios about authorization, which nothing is compared with. Returns what failed."""
+    failed = [
+        f"{name}: {scenario} / {check}: {status} ({text})"
+        for (scenario, check), each in found.items() for status, text in each if status in ("FAILURE", "SKIPPED")
+    ]  # fmt: skip
+    print(f"  {name:15} 1  {'authorization':14} {conformance.summary(found):60} {f'{len(failed)} FAILURES' if failed else 'passed'}", flush=True)
+    return failed
 
 
 def main() -> int:
@@ -178,6 +196,9 @@ def main() -> int:
                 with serving(leg, options.agw, workers, wrong) as gateway:
                     for name in chosen:
                         different += compare(leg, wires[name], workers, direct[name], gateway.url)
+    for name, run_it in (("h-server", guard.authorization), ("i-client", upstream_auth.run)):
+        if options.only in name and not options.wire:
+            wrong += alone(name, run_it(options.agw, NODE, MODULES, LOGS))
     print()
     for line in (*different, *wrong):
         print(line)

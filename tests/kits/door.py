@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from agw._fast.downstream import Acceptor
+from agw._fast.acceptor import Acceptor
 from agw._fast.entry import Entry
 from agw._fast.gate import Gate, Identity, License
 from agw._fast.policy import Bind

@@ -19,7 +19,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from agw._fast.downstream import Acceptor
+from agw._fast.acceptor import Acceptor
 from agw._fast.entry import Entry
 from agw._fast.gate import Identity, License
 from agw.runtime.compile import compile_plan

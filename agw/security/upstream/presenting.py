@@ -66,6 +66,8 @@ class Presenting:
         else:
             self._waiting += 1
             task = self._host.spawn(self._wait(entry))
+            # A task that is cancelled before its first step runs nothing of its coroutine, not even a `finally`.
+            task.add_done_callback(self._waited)
             entry.on_close = task.cancel
 
     async def _wait(self, entry: Entry) -> None:
@@ -83,8 +85,9 @@ class Presenting:
             entry.refuse(BROKEN)
         else:
             entry.present(found)
-        finally:
-            self._waiting -= 1
+
+    def _waited(self, _: object) -> None:
+        self._waiting -= 1
 
     def _refuse(self, entry: Entry, error: CredentialError) -> None:
         self._host.count("credentials", error.kind)
@@ -148,6 +151,10 @@ def refusal(error: CredentialError) -> Refusal:
         return Refusal(
             401, JWT_AUTH, b"the backend needs a credential of yours, and the request has none that can be used", str(error),
             lines=b"WWW-Authenticate: Bearer\r\n")
+    if error.kind == "consent":
+        return Refusal(
+            403, UPSTREAM, f"the backend needs your permission: open {error.url} in a browser, grant access, and try again".encode(), str(error),
+            lines=f"Link: <{error.url}>; rel=\"authorization\"\r\nCache-Control: no-store\r\n".encode())
     if error.kind == "refused":
         return Refusal(502, UPSTREAM, b"the gateway was given no credential for the backend", str(error), code=-32603)
     return Refusal(502, UPSTREAM, b"the gateway cannot get a credential for the backend now", str(error), code=-32603)

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
+from agw._fast.acceptor import Acceptor
 from agw._fast.accesslog import AccessLog
-from agw._fast.downstream import Acceptor
 from agw._fast.exchange import Context
 from agw._fast.policy import Bind, Http, Match, Route
 from agw._fast.reactor import Reactor

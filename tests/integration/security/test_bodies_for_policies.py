@@ -14,6 +14,7 @@ from tests.kits.authorization import AuthorizationPeer
 from tests.kits.external import Answer, Asked, HttpPeer
 from tests.kits.gateway import Gateway, proxy_config
 from tests.kits.peers import Peers
+from tests.peers.issuer import Issuer
 from tests.peers.mcp_server import McpServer, Offer
 
 CALL = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
@@ -134,3 +135,27 @@ def test_a_message_to_mcp_is_seen_and_served(start: Start, peers: Peers) -> None
             assert [asked.body for asked in service.asked[before:]] == [
                 json.dumps({"jsonrpc": "2.0", "id": n, "method": "tools/list", "params": {"_meta": {"x": "y" * 500}}}).encode()[:64] for n in range(6)
             ], "also what another worker owns is asked about once"
+
+
+@pytest.mark.parametrize("auth", ["clientCredentials", "aws"])
+def test_a_body_that_was_looked_at_waits_for_the_backends_credential_too(start: Start, peers: Peers, auth: str) -> None:
+    payload = b"x" * 150_000
+    whole, chunks = b"Content-Length: 150000\r\n", b"Transfer-Encoding: chunked\r\n"
+    with Issuer() as issuer:
+        issuer.add_client("agw", "s3cret")
+        issuer.expires_in = 0  # so that each request waits for a token of its own
+        service, upstream = peers.serve(HttpPeer(no_secret)), peers.serve(HttpPeer(body_back))
+        credentials = {
+            "clientCredentials": {"oauthClientCredentials": {
+                "tokenUrl": issuer.token_url, "clientAuth": {"clientId": "agw", "clientSecret": "s3cret"}}},
+            "aws": {"aws": {"accessKeyId": "AKID", "secretAccessKey": "very secret", "region": "eu-west-1", "serviceName": "execute-api"}},
+        }[auth]  # fmt: skip
+        for limit in (100, 1_000_000):
+            policies = {**policy(service.port, maxRequestBytes=limit, allowPartialMessage=True), "backendAuth": credentials}
+            gateway = start(config(upstream.port, policies), workers=1)
+            assert talk(gateway, whole, payload) == (200, payload)
+            assert talk(gateway, chunks, chunked(payload)) == (200, payload)
+            assert talk(gateway, whole + b"Expect: 100-continue\r\n", payload, waits=True) == (200, payload)
+        assert [len(asked.body) for asked in service.asked] == [100] * 3 + [150_000] * 3
+        assert all(asked.headers["authorization"].startswith("Bearer " if auth == "clientCredentials" else "AWS4-") for asked in upstream.asked)
+        assert bool(issuer.count("/token")) == (auth == "clientCredentials")

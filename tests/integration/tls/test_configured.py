@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.integration.tls.conftest import Dial, Pki
-from tests.kits.gateway import Gateway, ask, free_port
+from tests.kits.gateway import Gateway, ask, free_port, wait_until
 from tests.peers.tls import TlsClient, TlsUpstream
+from tests.peers.upstream import Peer, Upstream
 
 
 def test_from_files_to_requests(pki: Pki, dial: Dial, tmp_path: Path) -> None:
@@ -42,3 +43,29 @@ def test_a_hop_between_workers_knows_the_scheme(pki: Pki, tmp_path: Path) -> Non
             with TlsClient(gateway.port, pki.client()) as client:
                 assert client.get("/", b"agw-hop: 1").status == 200
             assert up.requests[-1].get(b"x-forwarded-proto") == [b"https"]
+
+
+def test_a_new_certificate_needs_no_reload_and_drops_no_connection(pki: Pki, dial: Dial, tmp_path: Path) -> None:
+    names = [tmp_path / name for name in ("cert.pem", "key.pem")]
+    for path, text in zip(names, pki.ca.issue("localhost", "old.test"), strict=True):
+        path.write_text(text)
+    with Upstream(Peer.serve) as up:
+        route = {"backends": [{"host": up.host}]}
+        tls = {"cert": str(names[0]), "key": str(names[1])}
+        config = {
+            "binds": [{"port": 0, "address": "127.0.0.1", "listeners": [{"protocol": "HTTPS", "tls": tls, "routes": [route]}]}],
+            "config": {"watchInterval": "50ms"},
+        }
+        with Gateway(config, workers=2) as gateway:
+            old = dial(gateway)
+            assert old.get("/").body == b"ok"
+            for path, text in zip(names, pki.ca.issue("localhost", "new.test"), strict=True):
+                path.write_text(text)
+            gateway.wait_log("files of the configuration have changed; loading it anew")
+
+            def renewed() -> bool:
+                with TlsClient(gateway.port, pki.client()) as client:
+                    return ("DNS", "new.test") in client.sock.tls.getpeercert()["subjectAltName"]
+
+            wait_until(renewed, 10, "the new certificate")
+            assert old.get("/").body == b"ok", "the connection from before goes on"

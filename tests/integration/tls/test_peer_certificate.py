@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from agw._fast.downstream import Acceptor
+from agw._fast.acceptor import Acceptor
 from agw._fast.tls import Tls
 from agw.runtime.compile import compile_plan
 from agw.runtime.plan import BindPlan, DirectResponsePlan, ListenerPlan, MatchPlan, Plan, PolicyPlan, RoutePlan
