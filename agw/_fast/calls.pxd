@@ -35,4 +35,4 @@ cdef Choice find_way(CallTable table, const Head* h, const char* buf, const Enve
 cdef bint answers(const char* p, size_t n, const char* ident, uint32_t size) noexcept nogil
 cdef bint may_relay(CallTable table, const char* p, size_t n) noexcept nogil
 cdef bint has_state(const char* p, size_t n) noexcept nogil
-cdef bint is_for_anybody(const char* p, size_t n) noexcept nogil
+cdef bint is_for_anybody(const char* p, size_t n, bint relayed) noexcept nogil

@@ -292,9 +292,9 @@ cdef bint has_state(const char* p, size_t n) noexcept nogil:
     return holds(p, n, b"requestState", 12, 7)
 
 
-cdef bint is_for_anybody(const char* p, size_t n) noexcept nogil:
-    # Is there certainly nothing in this result that is to be bound to its caller: a task's id, a state?
-    return not (holds(p, n, b"\\u", 2, 0) or holds(p, n, b"taskId", 6, 4) or holds(p, n, b"requestState", 12, 7))
+cdef bint is_for_anybody(const char* p, size_t n, bint relayed) noexcept nogil:
+    # Is there certainly nothing in this result that is to be bound to its caller: a task's id, a state? `relayed`: may_relay has said yes.
+    return not holds(p, n, b"requestState", 12, 7) and (relayed or not (holds(p, n, b"\\u", 2, 0) or holds(p, n, b"taskId", 6, 4)))
 
 
 def contains(bytes text not None, bytes needle not None, size_t rare):

@@ -449,7 +449,8 @@ cdef class Exchange(Client):
             return self.redirect(self.choice.redirect, h, buf)
         if self.choice.auth is not None:
             asked = self.choice.auth.presenting
-            self.presented = None if asked is None else asked.constant
+            if asked is not None:
+                self.presented = asked.constant if asked.constant is not None else asked.now(self.identity)
             if self.presented is None and (asked is None or not asked.signs):
                 want = self.ask(asked, None, h, buf, None)
                 if want != ENTERED:
@@ -1043,7 +1044,7 @@ cdef class Exchange(Client):
                 return False
         elif not answers(rest, size, ident, self.id_len) or rest[size - 1] != b"}":
             return False
-        return (not watched or may_relay(<CallTable> self.served.table, rest, size)) and (not owned or is_for_anybody(rest, size))
+        return (not watched or may_relay(<CallTable> self.served.table, rest, size)) and (not owned or is_for_anybody(rest, size, watched))
 
     cdef int respond(self, Head* h, const char* buf, const char* rest, size_t n) except -1:
         cdef Out o

@@ -8,7 +8,7 @@ Rules:
   What asks for newer keys goes on asking; a token that is early, or whose key is unknown, is never remembered;
 - `sub` names the principal together with `iss`; a token without it is its client, or only itself.
 
-Cost: an RS256 token that was not seen before takes 65 us, of which the signature is 30; ES256 120, Ed25519 200. That runs inline.
+Cost: an RS256 token that was not seen before takes 40 us, of which the signature is 21; ES256 120, Ed25519 200. That runs inline.
 """
 
 from __future__ import annotations
