@@ -28,6 +28,7 @@ Reader = Callable[[Request], bytes | Malformed | None]
 """The octets of the credential; None when there is none."""
 
 _VISIBLE = re.compile(rb"[!-~]+")
+_VISIBLE_OCTETS = bytes(range(0x21, 0x7F))
 _TOKEN_OCTET = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]")
 
 
@@ -58,7 +59,7 @@ def _header_reader(name: bytes, prefix: bytes) -> Reader:
         value = found[0]
         if value[:size].lower() == folded:
             rest = value[size:]
-            return rest if _VISIBLE.fullmatch(rest) else other
+            return rest if rest and not rest.translate(None, _VISIBLE_OCTETS) else other
         # `Bearer` alone, or before a tab: the scheme is ours and the form is not. `Bearerx` is another scheme.
         if value[: len(scheme)].lower() == scheme and not _TOKEN_OCTET.match(value, len(scheme)):
             return other

@@ -165,3 +165,21 @@ def test_rules_see_what_targets_say_of_their_tools(targets: int) -> None:
                         assert session.call(f"{prefix}{hidden}").error["code"] == -32602
             assert {seen["params"]["name"] for seen in a.requests("tools/call")} == {"echo"}
             gateway.assert_clean_log()
+
+
+def test_what_one_route_decided_is_nothing_to_another_on_the_same_connection() -> None:
+    def policies(rule: str) -> dict[str, Any]:
+        return {"apiKey": {"mode": "strict", "keys": [{"key": "k1", "metadata": {"user": "me"}}]}, "authorization": {"rules": [rule]}}
+
+    with Upstream(Peer.serve) as upstream:
+        config = host_config(upstream.host, policies('apiKey.user == "me"'))
+        config["routes"].append({
+            "name": "closed", "matches": [{"path": {"pathPrefix": "/closed"}}], "policies": policies('apiKey.user == "you"'),
+            "backends": [{"host": upstream.host}]})
+        key = b"Authorization: Bearer k1"
+        with Gateway(config, workers=1) as gateway, Client(gateway.port) as one:
+            for _ in range(3):
+                # The connection holds who it is from the second time on.
+                assert one.get("/", key).status == 200
+                assert one.get("/closed", key).status == 403
+        assert len(upstream.requests) == 3
