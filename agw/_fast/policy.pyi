@@ -189,7 +189,8 @@ class Choice:
 
 def hop_choice(cluster: Cluster) -> Choice:
     """A choice that passes a request on to another worker of this gateway, as it came: path, Host and X-Forwarded-* are
-    the client's, and `agw-hop: 1` and `agw-peer` (the client's address) are added, `agw-certificate` (the client's, base64 of DER) when it showed one. See agw.worker.hop."""
+    the client's, and `agw-hop: 1` and `agw-peer` (the client's address) are added, `agw-certificate` (the client's, base64
+    of DER) when it showed one. See agw.worker.hop."""
 
 @disjoint_base
 class Route:

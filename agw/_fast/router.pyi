@@ -8,8 +8,9 @@ Precedence, first difference decides:
 5. a match that names a method;
 6. more header conditions; 7. more query conditions; 8. order in the file.
 
-A prefix stands for whole path segments: `/a` takes `/a`, `/a/` and `/a/b`, never `/ab`. A regex must match the whole path.
-Regexes are RE2's (`agw._fast.patterns`): linear in what clients send. Hosts are compared without port and one final dot, in lower case; paths after normalisation (`http1.normalised_path`), octet by octet.
+A prefix stands for whole path segments: `/a` takes `/a`, `/a/` and `/a/b`, never `/ab`. A regex must match the whole path;
+regexes are RE2's (`agw._fast.patterns`): linear in what clients send. Hosts are compared without port and one final dot, in
+lower case; paths after normalisation (`http1.normalised_path`), octet by octet.
 A wildcard hostname stands for one or more whole labels.
 
 Cost: one hash per host label and per path segment that exists in the table, whatever the number of routes; regexes are

@@ -120,6 +120,7 @@ class _PlanBuilder:
                 if reference.mcp >= 0:
                     self._warn_of_hidden_servers(reference, matches, path)
         own = self._rules_of_backends(own, backends, path)
+        self._refuse_what_nobody_asks(own, backends, path)
         plan = RoutePlan(name, rule, hostnames, matches, backends)
         self._attach(plan, keys, own, listeners, path, bool(route.backends))
 
@@ -138,6 +139,20 @@ class _PlanBuilder:
                 policies = msgspec.structs.replace(item.policies, mcp_authorization=None)
                 backends[index] = msgspec.structs.replace(item, policies=None if policies == NO_POLICIES else policies)
         return {**own, "mcp_authorization": chosen}
+
+    def _refuse_what_nobody_asks(self, own: PolicySet, backends: list[BackendRef], path: Path) -> None:
+        """Policies about messages of MCP on a way where nobody reads messages: rules that look as if they held are worse than none."""
+        if all(item.mcp >= 0 for item in backends):
+            return
+        scopes = own.get("mcp_auth")
+        found = {
+            "mcpAuthorization": bool(own.get("mcp_authorization")),
+            "mcpAuthentication.toolScopes": scopes is not None and bool(scopes.tool_scopes),
+            "localRateLimit with phase mcp": any(limit.phase == "mcp" for limit in own.get("limits") or []),
+        }
+        for name in [name for name, there in found.items() if there]:
+            text = f"{name} of this route is about messages of MCP, and not all of its backends are `mcp`: what goes to the others would not be asked about"
+            self.context.findings.problem((*path, "backends"), f"{text}; write the backend as `mcp: {{targets: ...}}`, or remove the policy")
 
     def _warn_of_hidden_servers(self, reference: BackendRef, matches: list[MatchPlan], path: Path) -> None:
         """Virtual servers have paths below the route's; a route of exact paths may not match them."""

@@ -13,13 +13,10 @@ import msgspec
 
 from agw.config.interpolate import SECRET_ORIGINS
 from agw.config.problem import Path
+from agw.config.values import is_secret_key
 
 REDACTED = "<redacted>"
 
-_SECRET_KEY = re.compile(
-    r"passw|secret|token|credential|authorization|cookie|api[-_]?key|private[-_]?key|signing[-_]?key|^keys?$|^jwks$|auth$",
-    re.IGNORECASE,
-)
 _URL_PASSWORD = re.compile(r"^([a-z][a-z0-9+.-]*://[^/?#@]*:)[^/?#]*@", re.IGNORECASE)
 
 
@@ -43,12 +40,12 @@ def redacted(document: Document) -> dict[str, Any]:
 def _copy(value: Any, path: Path, document: Document, secret: bool) -> Any:
     if isinstance(value, dict):
         name = value.get("name")
-        condition = isinstance(name, str) and _SECRET_KEY.search(name) is not None and "value" in value
+        condition = isinstance(name, str) and is_secret_key(name) and "value" in value
         out: dict[str, Any] = {}
         for key, item in value.items():
             # A secret-looking key over a mapping names a policy (`mcpAuthorization`), not a secret.
             hidden = secret or (condition and key == "value")
-            hidden = hidden or (not isinstance(item, dict) and _SECRET_KEY.search(key) is not None)
+            hidden = hidden or (not isinstance(item, dict) and is_secret_key(key))
             # `key: {value: ...}` of `backendAuth` is one, with the place it goes to beside it.
             if key == "key" and isinstance(item, dict) and not isinstance(item.get("value"), dict) and "value" in item:
                 item = {**item, "value": REDACTED}

@@ -26,6 +26,11 @@ _MAX_DURATION_NS = 10 * 365 * 86_400 * 10**9
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _BAD_PATH = re.compile(r"[^!-~]|[?#]")
+_USERINFO = re.compile(r"(?<=://)[^/?#]*@")
+_SECRET_KEY = re.compile(
+    r"passw|secret|token|credential|authorization|cookie|api[-_]?key|private[-_]?key|signing[-_]?key|^keys?$|^jwks$|auth$",
+    re.IGNORECASE,
+)
 _ORIGIN = re.compile(r"(https?)://(\*\.)?([^/?#@\s]+)", re.IGNORECASE)
 
 # Agw writes these itself; letting a policy write them would let two parsers disagree about where a message ends.
@@ -55,9 +60,15 @@ class Endpoint(NamedTuple):
     tls: bool = False
 
 
+def is_secret_key(name: str) -> bool:
+    """Whether a value under this key may be a secret."""
+    return _SECRET_KEY.search(name) is not None
+
+
 def quoted(text: str, limit: int = 60) -> str:
-    """The value as it appears in a message: shortened, control characters escaped."""
-    shown = text if len(text) <= limit else text[: limit - 3] + "..."
+    """The value as it appears in a message: shortened, control characters escaped, without the user and password of a URL."""
+    shown = _USERINFO.sub("***@", text)
+    shown = shown if len(shown) <= limit else shown[: limit - 3] + "..."
     return '"' + shown.encode("unicode_escape").decode("ascii").replace('"', '\\"') + '"'
 
 

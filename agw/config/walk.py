@@ -19,7 +19,7 @@ import msgspec.inspect as mi
 from agw.config.document import resolve_scalar
 from agw.config.known import KEYS, VALUES
 from agw.config.problem import Findings, Path
-from agw.config.values import NOT_YET, quoted
+from agw.config.values import NOT_YET, is_secret_key, quoted
 
 
 class _Drop:
@@ -28,6 +28,8 @@ class _Drop:
 
 DROP: Final = _Drop()
 _DURATION_KEY = re.compile(r"(?:[tT]imeouts?|Deadline|Duration|Interval|Lifetime|Ttl|Grace|maxAge)$")
+_POLICY = re.compile(r"(?:Auth|[aA]uthorization)$")
+"""Names of policies, which look like those of secrets."""
 _MERGE_KEY_TEXT = "merge keys are not part of YAML 1.2; write the keys out, or use an alias for the whole value"
 
 
@@ -219,7 +221,8 @@ class _Walker:
         if isinstance(value, str) and value in VALUES.get(owner, ()):
             self.findings.problem(path, f"the value `{value}` {NOT_YET}; {_wanted(members)} is")
             return DROP
-        self.findings.problem(path, _mismatch(value, members, owner))
+        hidden = _may_be_secret(path) and not any(isinstance(member, mi.LiteralType) for member in members)
+        self.findings.problem(path, _mismatch(value, members, owner, hidden))
         return DROP
 
     def _cut(self, path: Path, value: Any) -> None:
@@ -267,10 +270,16 @@ def _wanted(members: list[mi.Type]) -> str:
     return " or ".join(out)
 
 
-def _mismatch(value: Any, members: list[mi.Type], owner: str) -> str:
+def _may_be_secret(path: Path) -> bool:
+    """Whether what stands there may be one, at a wrong place or in a wrong form: no message quotes it then."""
+    own = next((part for part in reversed(path) if isinstance(part, str)), "")
+    return is_secret_key(own) or any(isinstance(part, str) and is_secret_key(part) and not _POLICY.search(part) for part in path)
+
+
+def _mismatch(value: Any, members: list[mi.Type], owner: str, hidden: bool = False) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool) and _DURATION_KEY.search(owner):
         return f"expected a duration such as 10s, got {_described(value)}; add a unit"
-    text = f"expected {_wanted(members)}, got {_described(value)}"
+    text = f"expected {_wanted(members)}, got {_described(value, hidden)}"
     kinds = {type(member) for member in members}
     if isinstance(value, int | float) and mi.StrType in kinds:
         return f"{text}; put it in quotes"
@@ -290,11 +299,13 @@ def _mismatch(value: Any, members: list[mi.Type], owner: str) -> str:
     return text
 
 
-def _described(value: Any) -> str:
+def _described(value: Any, hidden: bool = False) -> str:
     if value is None:
         return "nothing"
     if isinstance(value, bool):
         return "true" if value else "false"
+    if hidden and isinstance(value, int | float | str):
+        return "a text" if isinstance(value, str) else "a number"
     if isinstance(value, int | float):
         return f"the number {value}"
     if isinstance(value, str):

@@ -161,7 +161,8 @@ def one_line(raw: bytes) -> bytes:
         return b"".join([found[0] if found[0][:1] == b'"' else b"".join(found[0].split()) for found in _STRETCH.finditer(raw)])
 
 
-_STRING = rb'"(?:[^"\\]|\\.)*"'
+# Matches at every quotation mark, also of a text that breaks off: else each of the marks behind it would be tried anew, hours for what a target sends.
+_STRING = rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)'
 _STRETCH = re.compile(_STRING + rb'|[^"]+', re.DOTALL)
 _TOKEN = re.compile(_STRING + rb"|[{}\[\],:]", re.DOTALL)
 

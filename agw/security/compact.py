@@ -25,7 +25,9 @@ MAX_KID = 256
 """Characters of a key id."""
 MAX_ALG = 32
 
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\Z)', re.DOTALL)
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
+"""Matches at every quotation mark, or what follows one that fails would be tried from each of the next ones: a second for a token."""
+_ELSE = re.compile(r"[^\[\]{}]+")
 _PARTS = re.compile(rb"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
 _STANDARD = bytes.maketrans(b"-_", b"+/")
 _PADDING = (b"", b"", b"==", b"=")
@@ -99,8 +101,8 @@ def object_of(octets: bytes) -> dict[str, Any] | Malformed:
     """A JSON object with strict reading: UTF-8, no duplicate members at any level, bounded depth, finite numbers, whole characters."""
     try:
         text = octets.decode("utf-8")
-        if text.count("{") + text.count("[") > MAX_DEPTH and _depth(text) > MAX_DEPTH:
-            return Malformed(f"JSON deeper than {MAX_DEPTH}")
+        if text.count("{") + text.count("[") > MAX_DEPTH and _is_too_deep(text):
+            return Malformed(f"JSON deeper than {MAX_DEPTH}, or brackets that do not fit")
         value = _DECODER.decode(text)
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode("utf-8")  # half of a surrogate pair is no text
@@ -117,16 +119,14 @@ class _Refused(ValueError):
     """Well-formed JSON that is not taken."""
 
 
-def _depth(text: str) -> int:
-    """How deep brackets nest outside strings."""
-    deepest = depth = 0
-    for char in _STRING.sub("", text):
-        if char in "{[":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif char in "}]":
-            depth -= 1
-    return deepest
+def _is_too_deep(text: str) -> bool:
+    """Do brackets nest deeper than MAX_DEPTH outside strings, or not fit each other? Inner pairs are taken off, one level each time."""
+    left = _ELSE.sub("", _STRING.sub("", text))
+    for _ in range(MAX_DEPTH):
+        before, left = len(left), left.replace("[]", " ").replace("{}", " ").replace(" ", "")
+        if len(left) == before:
+            break
+    return bool(left)
 
 
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

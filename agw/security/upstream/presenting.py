@@ -66,6 +66,8 @@ class Presenting:
         else:
             self._waiting += 1
             task = self._host.spawn(self._wait(entry))
+            # A task that is cancelled before its first step runs nothing of its coroutine, not even a `finally`.
+            task.add_done_callback(self._waited)
             entry.on_close = task.cancel
 
     async def _wait(self, entry: Entry) -> None:
@@ -83,8 +85,9 @@ class Presenting:
             entry.refuse(BROKEN)
         else:
             entry.present(found)
-        finally:
-            self._waiting -= 1
+
+    def _waited(self, _: object) -> None:
+        self._waiting -= 1
 
     def _refuse(self, entry: Entry, error: CredentialError) -> None:
         self._host.count("credentials", error.kind)

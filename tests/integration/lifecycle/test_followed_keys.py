@@ -6,8 +6,10 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +111,30 @@ def test_an_endpoint_that_is_down_harms_no_known_key_whoever_dies(gateway: Gatew
         os.kill(pid, signal.SIGKILL)
     wait_until(lambda: len(gateway.pids()) == 2 and helper not in gateway.named("agw-helper") and gateway.named("agw-helper"), 10, "successors")
     assert statuses(gateway, one.token) == {200}
+
+
+def test_a_slow_endpoint_delays_no_known_key(gateway: Gateway, issuer: Upstream, keys: tuple[Key, Key]) -> None:
+    one, two = keys
+    go, asked = threading.Event(), threading.Event()
+
+    def hang(peer: Peer) -> None:
+        request = peer.request()
+        asked.set()
+        peer.pause(go)
+        peer.answer(request, b"{}")
+
+    issuer.play(hang)
+    cooled(gateway)
+    with ThreadPoolExecutor(1) as pool:
+        # Its key may be among those that are on their way.
+        patient = pool.submit(gateway.get, headers=two.token())
+        assert asked.wait(5)
+        for _ in range(6):
+            assert gateway.get(headers=one.token(), timeout=1).status == 200
+        assert not patient.done(), "known keys were not slower than the unknown one"
+        assert patient.result(5).status == 401
+        assert statuses(gateway, one.token) == {200}
+        go.set()
 
 
 def test_a_flood_of_unknown_keys_is_a_fetch_per_cool_down(gateway: Gateway, issuer: Upstream, keys: tuple[Key, Key]) -> None:

@@ -66,7 +66,8 @@ class House:
         }
 
         def route(name: str, **policies: Any) -> dict[str, Any]:
-            return {"name": name, "matches": [{"path": {"pathPrefix": f"/{name}"}}], "policies": {**jwt, **policies}, "backends": [{"host": self.upstream.host}]}
+            match, backend = {"path": {"pathPrefix": f"/{name}"}}, {"host": self.upstream.host}
+            return {"name": name, "matches": [match], "policies": {**jwt, **policies}, "backends": [backend]}
 
         limit = {"maxTokens": 3, "tokensPerFill": 1, "fillInterval": "1h", "key": 'request.headers["x-key"]', "name": "flooded"}
         arguments = [{"deny": 'mcp.tool.arguments.path.startsWith("/etc")'}, "mcp.tool.name in ['echo', 'whoami']"]
@@ -164,7 +165,9 @@ def test_a_claim_in_the_log_is_one_field_of_one_record(house: House) -> None:
 # ------------------------------------------------------------------------------------------------- rules
 
 
-@pytest.mark.parametrize(("route", "claims"), [("fails", {}), ("fails-required", {}), ("fails-allowed", {}), ("fails-type", {"level": "high"}), ("fails-type", {})])
+@pytest.mark.parametrize(
+    ("route", "claims"), [("fails", {}), ("fails-required", {}), ("fails-allowed", {}), ("fails-type", {"level": "high"}), ("fails-type", {})]
+)
 def test_a_rule_that_fails_to_evaluate_denies_and_is_counted(house: House, route: str, claims: dict[str, Any]) -> None:
     begun, errors = len(house.upstream.requests), house.counted("authorization", "error")
     with Client(house.gateway.port) as client:
@@ -284,6 +287,44 @@ def test_nobody_chooses_the_id_of_a_session(house: House) -> None:
         if answer.status == 200:
             assert answer.headers["mcp-session-id"] != chosen
         assert alice.post(ECHO, {"Mcp-Session-Id": chosen, "Mcp-Protocol-Version": "2025-11-25"}).status in (400, 404)
+
+
+# ------------------------------------------------------------------------------------------------- other sites
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [((), 200), ((b"Origin: http://localhost:5000",), 200), ((b"Origin: https://attacker.example",), 403), ((b"Origin: null",), 403),
+     ((b"Origin: http://localhost.attacker.example",), 403), ((b"Origin: http://localhost", b"Origin: https://attacker.example"), 403)],
+    ids=["none", "own", "foreign", "null", "looks like ours", "two"],
+)  # fmt: skip
+def test_a_page_of_another_site_uses_no_tool(house: House, fields: tuple[bytes, ...], status: int) -> None:
+    before = len(house.tools.requests("tools/call"))
+    with Client(house.gateway.port) as client:
+        body = json.dumps(initialize()).encode()
+        lines = (b"POST /mcp HTTP/1.1", b"Host: 127.0.0.1", bearer(), b"Content-Type: application/json", b"Accept: application/json, text/event-stream",
+                 *fields, b"Content-Length: %d" % len(body), b"", body)  # fmt: skip
+        client.send(b"\r\n".join(lines))
+        assert client.answer().status == status
+    assert len(house.tools.requests("tools/call")) == before
+
+
+@pytest.mark.parametrize("host", [b"attacker.example", b"127.0.0.1.attacker.example", b"localhost.attacker.example:80"])
+def test_a_name_that_was_rebound_to_us_is_refused(house: House, host: bytes) -> None:
+    with Client(house.gateway.port) as client:
+        client.send(b"GET /mcp HTTP/1.1\r\nHost: " + host + b"\r\n" + bearer() + b"\r\nAccept: text/event-stream\r\n\r\n")
+        assert client.answer().status == 421
+
+
+def test_a_session_that_is_known_is_no_way_around_the_guard(house: House) -> None:
+    """Calls of a known session go the compiled way, which asks the guard as well."""
+    alice = As(house.gateway.port, token("alice"), "/mcp")
+    with Session(alice) as session:
+        known = {"Mcp-Session-Id": session.id, "Mcp-Protocol-Version": "2025-11-25"}
+        for _ in range(6):
+            assert session.call("echo", {"n": 1}).status == 200
+            assert alice.post(ECHO, {**known, "Origin": "https://attacker.example"}).status == 403
+            assert alice.post(ECHO, {**known, "Host": "attacker.example"}).status == 421
 
 
 # ------------------------------------------------------------------------------------------------- floods

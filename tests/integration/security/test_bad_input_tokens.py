@@ -72,6 +72,8 @@ def claims_of(vector: dict[str, Any]) -> bytes:
         return raw.replace("EXP", str(now + 300)).replace("ISS", ISSUER).encode()
     if raw is not None and "hex" in raw:
         return bytes.fromhex(raw["hex"])
+    if raw is not None and "quotes" in raw:
+        return b'{"a":' + b"[" * 40 + b'"\\' * raw["quotes"]
     if raw is not None and "deep" in raw:
         return b'{"a":' + b"[" * raw["deep"] + b"]" * raw["deep"] + b"}"
     if raw is not None:

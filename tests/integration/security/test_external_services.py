@@ -140,4 +140,10 @@ def test_the_admin_listener_asks(start: Start) -> None:
     assert ask(address, "POST", "/quitquitquit", headers=good).status == 403
     dump = ask(address, "GET", "/config_dump", headers=good)
     assert dump.status == 200 and token not in dump.text
-    assert gateway.metrics().total("worker_ready") == 1, "stats and probes stay open"
+    metrics = gateway.metrics()
+    assert metrics.total("worker_ready") == 1, "stats and probes stay open"
+    for _ in range(12):
+        assert ask(address, "GET", "/workers", headers={"authorization": "Bearer guess"}).status in (401, 429)
+    counted = gateway.metrics()
+    wanted = {"ok": 2, "missing": 1, "forbidden": 1, "refused": 10, "limited": 2}
+    assert {result: counted.total("admin_auth_decisions_total", result=result) for result in wanted} == wanted

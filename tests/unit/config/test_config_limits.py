@@ -12,7 +12,8 @@ HEAD = "gateways:\n  g: {port: 3000}\n"
 
 
 def load(policies: str, top: str = "") -> Plan:
-    text = f"{top}{HEAD}routes:\n- gateways: g\n  policies: {policies}\n  backends: [{{host: 'localhost:8080'}}]\n"
+    backend = "{mcp: {targets: [{name: a, mcp: {host: 'http://localhost:8080/mcp'}}]}}"
+    text = f"{top}{HEAD}routes:\n- gateways: g\n  policies: {policies}\n  backends: [{backend}]\n"
     return load_bytes(text.encode(), "c.yaml", {}).plan
 
 

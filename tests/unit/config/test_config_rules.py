@@ -22,7 +22,7 @@ def load(text: str) -> Loaded:
 
 def policies(text: str) -> PolicyPlan:
     """The policies of a route that has these."""
-    head = GATEWAY + "routes:\n- backends: [{host: 'h:1'}]\n  policies:\n"
+    head = GATEWAY + "routes:\n- backends: [{mcp: {targets: [{name: a, mcp: {host: 'http://h:1/mcp'}}]}}]\n  policies:\n"
     return load(head + textwrap.indent(textwrap.dedent(text), "    ")).plan.routes[0].policies
 
 
@@ -108,7 +108,7 @@ def test_every_fault_is_listed_with_the_line_of_the_file() -> None:
 
 
 def warnings(text: str) -> list[str]:
-    loaded = load(GATEWAY + "routes:\n- backends: [{host: 'h:1'}]\n  policies: " + text)
+    loaded = load(GATEWAY + "routes:\n- backends: [{mcp: {targets: [{name: a, mcp: {host: 'http://h:1/mcp'}}]}}]\n  policies: " + text)
     return [f"{item.path.removeprefix('routes[0].policies.')}: {item.text}" for item in loaded.warnings]
 
 
@@ -169,3 +169,24 @@ def test_the_rules_of_the_examples_compile() -> None:
         for document in yaml.safe_load_all(file.read_text()):
             walk(document, "http")
     assert found >= 4
+
+
+@pytest.mark.parametrize(
+    ("policy", "name"),
+    [
+        ("mcpAuthorization: {rules: ['true']}", "mcpAuthorization"),
+        ("localRateLimit: [{maxTokens: 1, tokensPerFill: 1, fillInterval: 1s, phase: mcp}]", "localRateLimit with phase mcp"),
+        ("mcpAuthentication: {issuer: 'https://i', audiences: [a], jwks: {url: 'https://i/k'}, toolScopes: {x: [y]}, resourceMetadata: {}}",
+         "mcpAuthentication.toolScopes"),
+    ],
+    ids=["rules", "limits", "scopes"],
+)  # fmt: skip
+def test_rules_for_messages_where_nobody_reads_messages_are_a_problem(policy: str, name: str) -> None:
+    """They would look as if they held, and let everything pass."""
+    mcp = "mcp: {targets: [{name: a, mcp: {host: 'http://h:1/mcp'}}]}"
+    for backends in ("{host: 'h:1'}", f"{{{mcp}}}, {{host: 'h:1'}}"):
+        with pytest.raises(ConfigErrors) as caught:
+            load(f"{GATEWAY}routes: [{{backends: [{backends}], policies: {{{policy}}}}}]")
+        assert [str(item.path) for item in caught.value.problems] == ["routes[0].backends"]
+        assert caught.value.problems[0].text.startswith(f"{name} of this route is about messages of MCP")
+    assert load(f"{GATEWAY}routes: [{{backends: [{{{mcp}}}], policies: {{{policy}}}}}]").plan.routes

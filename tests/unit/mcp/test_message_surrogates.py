@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from agw.mcp import message
@@ -30,3 +32,17 @@ def test_one_line() -> None:
 @pytest.mark.parametrize("text", [b'{"a":', rb'\u{"a"', rb'{"\ud800"', rb'{"\u', rb'{"\q\ud800":1}', rb'"\ud83d"', rb'["\ud83d"]'])
 def test_what_is_no_object_has_no_members(text: bytes) -> None:
     assert message.members(text) == {}
+
+
+@pytest.mark.parametrize("unit", [b'"\\', b'"', b'\\"', b'"a', b"[", b'"\\"'])
+def test_what_breaks_off_is_nothing_and_not_slow(unit: bytes) -> None:
+    """A target's text is taken apart before it is known to be JSON: one of a megabyte once kept a worker for hours."""
+    begun = time.process_time()
+    for begin in (b'{"a":"\\ud83d","b":', b'["\\ud83d",'):
+        text = begin + unit * (1_000_000 // len(unit))
+        assert message.members(text) == {}
+        assert message.elements(text) == []
+        if begin[:1] == b"[":
+            with pytest.raises(message.MessageError):
+                message.split_batch(text)
+    assert time.process_time() - begun < 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -107,3 +108,13 @@ def test_there_is_one_spelling_of_octets(signature: bytes, octet: int) -> None:
     read, changed = parse(good), parse(other)
     assert isinstance(read, Compact)
     assert other == good or not isinstance(changed, Compact) or changed.signature != read.signature
+
+
+@pytest.mark.parametrize("unit", ['"\\', '"', '\\"', '"a', "[", "[]", "{}", '{"', '"[', "[1,", '"\\"', "\\u0041"])
+@pytest.mark.parametrize("begin", ["", "[" * 33, '{"a":' + "[" * 40])
+def test_no_text_is_slow(unit: str, begin: str) -> None:
+    """Depth is counted before JSON is read; a text that breaks off inside a string once took a second for the size of a token."""
+    octets = (begin + unit * MAX_TOKEN)[: MAX_TOKEN * 3 // 4].encode()
+    begun = time.process_time()
+    assert isinstance(object_of(octets), Malformed)
+    assert time.process_time() - begun < 0.05

@@ -11,11 +11,12 @@ import pytest
 
 from agw._fast.gate import Gate
 from agw.runtime.plan import PolicyPlan
-from agw.runtime.plan_security import JwtPlan, JwtProviderPlan, McpAuthPlan
+from agw.runtime.plan_security import BackendAuthPlan, JwtPlan, JwtProviderPlan, KeyCredential, McpAuthPlan
 from agw.security import keeper as module
 from agw.security.contract import Found, Refusal, Request, Verdict
 from agw.security.keeper import BROKEN, CROWDED, SLOW, Keeper
 from agw.security.mcp_auth.step import McpAuthStep
+from agw.security.upstream.presenting import Presenting
 from tests.kits.tokens import Asked, Host, bearer
 
 NO = Refusal(401, 6, b"who are you")
@@ -170,3 +171,29 @@ def test_the_wait_for_a_token_of_an_mcp_endpoint_can_be_given_up() -> None:
 
     asyncio.run(body())
     gc.collect()
+
+
+def test_a_client_that_leaves_before_its_credential_was_asked_for_gives_its_place_back() -> None:
+    class Source:
+        def ready(self, *_: object) -> None:
+            return None
+
+        async def fetch(self, *_: object) -> None:
+            await asyncio.Event().wait()
+
+    async def body() -> None:
+        host = Host()
+        presenting = Presenting(BackendAuthPlan([KeyCredential("x")]), host)
+        presenting.source = Source()  # type: ignore[assignment]
+        for steps in (0, 1, 2):
+            entry: Any = Entry()
+            entry.identity = None
+            presenting.enter(entry)
+            assert presenting._waiting == 1
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            entry.leave()
+            await settle(host)
+            assert presenting._waiting == 0, f"left after {steps} turns of the loop"
+
+    asyncio.run(body())
