@@ -449,7 +449,8 @@ cdef class Exchange(Client):
             return self.redirect(self.choice.redirect, h, buf)
         if self.choice.auth is not None:
             asked = self.choice.auth.presenting
-            self.presented = None if asked is None else asked.constant
+            if asked is not None:
+                self.presented = asked.constant if asked.constant is not None else asked.now(self.identity)
             if self.presented is None and (asked is None or not asked.signs):
                 want = self.ask(asked, None, h, buf, None)
                 if want != ENTERED:

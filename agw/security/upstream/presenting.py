@@ -2,6 +2,8 @@
 
 Rules:
 - a request gets all credentials of its backend or does not go out: what cannot be had is a refusal, counted and told the operator;
+- what follows from who calls alone is kept with the identity for KEPT_S: most requests cost a look. What an expression makes of the
+  request is made of every request;
 - what is at hand is presented at once; else the request waits, bounded by WAIT_S and by its own client's patience;
 - the caller learns whether he, the gateway or an issuer is the cause, and nothing of the credential.
 """
@@ -9,10 +11,15 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Any
 
-from agw.runtime.plan_security import AwsSign, BackendAuthPlan, KeyCredential
+import msgspec
+
+from agw.runtime.plan_security import AwsSign, BackendAuthPlan, JwtSign, KeyCredential
+from agw.security import cel
 from agw.security.contract import INTERNAL, JWT_AUTH, UPSTREAM, Refusal, Request, SecurityHost
 from agw.security.ext_authz import expressions
 from agw.security.upstream import make
@@ -25,6 +32,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WAIT_S = 15.0
+KEPT_S = 0.5
+"""Shorter than what a token has left when it is last used."""
 MAX_WAITING = 1024
 """Requests at a time that wait for a credential."""
 
@@ -39,7 +48,7 @@ class Presenting:
     goes out, `whole`: body included. Errors: ValueError for a plan that cannot work.
     """
 
-    __slots__ = ("_host", "_waiting", "constant", "signs", "source", "whole")
+    __slots__ = ("_by_identity", "_host", "_waiting", "constant", "signs", "source", "whole")
 
     def __init__(self, plan: BackendAuthPlan, host: SecurityHost) -> None:
         self.source = make(plan, host, expressions.compile)
@@ -47,6 +56,7 @@ class Presenting:
         self._waiting = 0
         self.signs = signs(self.source)
         self.whole = any(isinstance(credential, AwsSign) and credential.service != "s3" for credential in plan.credentials)
+        self._by_identity = not any(_asks_request(credential) for credential in plan.credentials)
         fixed = all(isinstance(credential, KeyCredential) for credential in plan.credentials)
         self.constant: Presented | None = self.source.ready(None, None) if fixed else None
 
@@ -110,12 +120,22 @@ class Presenting:
         return presented.lines
 
     def now(self, identity: Identity | None) -> Presented | None:
-        """What is at hand for a caller on the compiled path, whose request nobody looks at; None: somebody must. Never raises."""
+        """What is at hand for a caller, whatever his request; None: somebody must look at it. Never raises."""
+        if not self._by_identity:
+            return None
+        kept: dict[Any, Any] = {} if identity is None else identity.extra
+        found, until = kept.get(self, _NOTHING)
+        now = time.monotonic()
+        if now < until:
+            return found  # type: ignore[no-any-return]
         try:
-            return self.source.ready(identity, None)
+            found = self.source.ready(identity, None)
         except Exception:
             # Told by whoever asks with the request at hand.
             return None
+        if found is not None:
+            kept[self] = found, now + KEPT_S
+        return found
 
     # ------------------------------------------------------------------------------------------ transports
 
@@ -137,12 +157,39 @@ class Presenting:
         """The upstream did not accept it (401). True: the next request may get another one, so it is worth a try."""
         if self.constant is not None:
             return False
+        if identity is not None:
+            kept: dict[Any, Any] = identity.extra
+            kept.pop(self, None)
         try:
             before = self.source.ready(identity, request)
             self.source.invalidate(identity, request)
             return before is not None and self.source.ready(identity, request) != before
         except CredentialError:
             return False
+
+
+_NOTHING: tuple[Presented | None, float] = None, 0.0
+
+
+def _asks_request(part: object) -> bool:
+    """Does an expression of a credential depend on more than who calls?"""
+    if isinstance(part, msgspec.Struct):
+        for name in part.__struct_fields__:
+            value = getattr(part, name)
+            if name.endswith("_cel") or (name == "claims" and isinstance(part, JwtSign)):
+                if any(_needs(text) - {"identity"} for text in value.values()):
+                    return True
+            elif _asks_request(value):
+                return True
+    return False
+
+
+def _needs(text: str) -> frozenset[str]:
+    try:
+        json.loads(text)  # JSON is a part of the expression language
+    except ValueError:
+        return cel.compile(text, "http").needs
+    return frozenset()
 
 
 def refusal(error: CredentialError) -> Refusal:

@@ -67,6 +67,9 @@ class Identity(Protocol):
     @property
     def token(self) -> bytes:
         """The verified bearer token, b"" when the caller showed something else."""
+    @property
+    def extra(self) -> dict[str, Any]:
+        """What others keep with him."""
 
 
 class CredentialSource(Protocol):
