@@ -1056,8 +1056,8 @@ cdef class Exchange(Client):
         o.full = False
         if self.seen is not None:
             self.seen[3] = self.fields(h, buf)
-        if h.status == 401 and self.presented is not None and self.choice.auth is not None:
-            # The next request gets another one, if there is another.
+        if h.status == 401 and self.presented is not None and self.choice.auth is not None and self.served is None:
+            # The next request gets another one, if there is another. A target's transport sees to it itself, and tries again.
             self.choice.auth.presenting.refused(self.identity, self.shower)
         if h.status == 101:
             if not self.wants_upgrade or not h.flags & F_UPGRADE or not h.upgrade_len \

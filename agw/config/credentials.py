@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -26,7 +26,6 @@ from agw.config.model_credentials import (
     CrossAppAccessEndpoint,
     JwtSignAuth,
     KeyAuth,
-    OAuthClientAuth,
     OAuthClientCredentialsAuth,
     OAuthTokenExchangeAuth,
     Passthrough,
@@ -34,14 +33,14 @@ from agw.config.model_credentials import (
     TokenCacheConfig,
     TokenSource,
 )
-from agw.config.model_external import ServicePolicies
 from agw.config.model_location import Location, location_plan
+from agw.config.oauth_client import client_plan, resource_of, scopes_of, service_tls, signing_key
 from agw.config.outside import FromFile, text_of
 from agw.config.problem import Path
 from agw.config.rules import expression
-from agw.config.tls import client_tls, secured
+from agw.config.tls import secured
+from agw.config.user_grants import user_grant
 from agw.config.values import NOT_YET, Endpoint, quoted
-from agw.runtime.plan import TlsClientPlan
 from agw.runtime.plan_security import (
     BackendAuthPlan,
     CallPlan,
@@ -63,21 +62,19 @@ if TYPE_CHECKING:
 VERIFIED_TOKEN = "jwt.rawToken.unredacted()"
 """The one expression a token can be read by: what a policy of the route has verified."""
 
-_KINDS = ("key", "passthrough", "jwt_sign", "oauth_token_exchange", "cross_app_access", "aws", "oauth_client_credentials")
-_METHODS: dict[str, Literal["basic", "post", "privateKeyJwt"]] = {
-    "clientSecretBasic": "basic", "clientSecretPost": "post", "privateKeyJwt": "privateKeyJwt",
-}  # fmt: skip
+_KINDS = (
+    "key", "passthrough", "jwt_sign", "oauth_token_exchange", "cross_app_access", "aws", "oauth_client_credentials",
+    "oauth_authorization_code",
+)  # fmt: skip
 _ID_TOKEN = "urn:ietf:params:oauth:token-type:id_token"
 _ID_JAG = "urn:ietf:params:oauth:token-type:id-jag"
 _SIGNER_S = frozenset(("iat", "exp", "nbf"))
-_SCOPE = re.compile(r"[!#-\[\]-~]{1,256}")  # RFC 6749, 3.3
 _PARAMETER = re.compile(r"[!-~]{1,128}")
 _RESERVED = frozenset((
     "grant_type", "subject_token", "subject_token_type", "actor_token", "actor_token_type", "assertion", "client_id", "client_secret",
     "client_assertion", "client_assertion_type", "requested_token_type", "scope", "audience", "resource",
 ))  # fmt: skip
 _LOOPBACK = re.compile(r"localhost|127\.[0-9.]+|::1")
-_KEY_HELP = "make one: openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -out key.pem"
 _MAX_TTL_S = 86_400
 
 
@@ -108,6 +105,8 @@ def backend_auth(context: Context, value: BackendAuth, path: Path) -> BackendAut
         add(aws_sign(context, value.aws, (*path, "aws")), (*path, "aws"))
     if value.oauth_client_credentials is not None:
         add(_client_credentials(context, value.oauth_client_credentials, (*path, "oauthClientCredentials")), (*path, "oauthClientCredentials"))
+    if value.oauth_authorization_code is not None:
+        add(user_grant(context, value.oauth_authorization_code, (*path, "oauthAuthorizationCode")), (*path, "oauthAuthorizationCode"))
     for index, extra in enumerate(value.credentials or ()):
         below = (*path, "credentials", index)
         location = location_plan(context, extra.location, (*below, "location"), LocationPlan())
@@ -155,7 +154,7 @@ def _passthrough(context: Context, value: Passthrough, path: Path) -> Passthroug
 
 def _jwt_sign(context: Context, value: JwtSignAuth, path: Path) -> JwtSign | None:
     findings = context.findings
-    key = _signing_key(context, value.signing_key, value.alg, (*path, "signingKey"))
+    key = signing_key(context, value.signing_key, value.alg, (*path, "signingKey"))
     claims: dict[str, str] = {}
     for name, claim in value.claims.items():
         below = (*path, "claims", name)
@@ -184,32 +183,18 @@ def _check_claim(context: Context, name: str, path: Path) -> None:
         context.findings.problem(path, f"`{name}` is written by agw itself; remove it, and set `ttl`")
 
 
-def _signing_key(context: Context, value: str | FromFile, alg: str, path: Path) -> str | None:
-    text = text_of(context, value, path, _KEY_HELP)
-    if text is None:
-        return None
-    from agw.security.upstream.sign import Signer  # cryptography: only files with keys pay for it
-
-    try:
-        Signer(text, alg)
-    except ValueError as error:
-        context.findings.problem(path, f"{error}; {_KEY_HELP}")
-        return None
-    return text
-
-
 # ------------------------------------------------------------------------------------------------------------ OAuth
 
 
 def _client_credentials(context: Context, value: OAuthClientCredentialsAuth, path: Path) -> ClientCredentials | None:
     findings = context.findings
     timeout_ns = _timeout(context, value.timeout, path)
-    where, tls = (*path, "tokenUrl"), _tls(context, value.policies, path)
+    where, tls = (*path, "tokenUrl"), service_tls(context, value.policies, path)
     call = context.outside.call(context, value.token_url, where, "oauthClientCredentials", timeout_ns=timeout_ns, tls=tls)
-    client = _client(context, value.client_auth, (*path, "clientAuth"))
-    scopes = _scopes(context, value.scopes, (*path, "scopes"))
+    client = client_plan(context, value.client_auth, (*path, "clientAuth"))
+    scopes = scopes_of(context, value.scopes, (*path, "scopes"))
     location = location_plan(context, value.location, (*path, "location"), LocationPlan())
-    resource = "" if value.resource is None else findings.value((*path, "resource"), _resource, value.resource, "")
+    resource = "" if value.resource is None else findings.value((*path, "resource"), resource_of, value.resource, "")
     if call is None or client is None:
         return None
     _warn_plain(context, urlsplit(value.token_url).scheme == "https", urlsplit(value.token_url).hostname or "", where)
@@ -221,13 +206,13 @@ def _exchange(context: Context, value: OAuthTokenExchangeAuth, path: Path) -> To
     place = _endpoint(context, value, path, "oauthTokenExchange")
     if place is None:
         return None
-    client = ClientAuthPlan("none") if value.client_auth is None else _client(context, value.client_auth, (*path, "clientAuth"))
+    client = ClientAuthPlan("none") if value.client_auth is None else client_plan(context, value.client_auth, (*path, "clientAuth"))
     out: dict[str, Any] = {"grant": value.grant_type}
     out |= _subject(context, value.subject_token, path) | _actor(context, value.actor_token, value.grant_type == "tokenExchange", path)
     out["requested_type"] = value.requested_token_type or ""
     out["audiences"] = value.audiences
-    out["scopes"] = _scopes(context, value.scopes, (*path, "scopes"))
-    out["resources"] = [findings.value((*path, "resources", index), _resource, text, "") for index, text in enumerate(value.resources)]
+    out["scopes"] = scopes_of(context, value.scopes, (*path, "scopes"))
+    out["resources"] = [findings.value((*path, "resources", index), resource_of, text, "") for index, text in enumerate(value.resources)]
     out["additional_params_cel"] = {
         name: _expression(context, text, _parameter(context, name, (*path, "additionalParams", name))) for name, text in (value.additional_params or {}).items()
     }
@@ -246,7 +231,7 @@ def _endpoint(context: Context, value: OAuthTokenExchangeAuth | CrossAppAccessEn
         return None
     where = (*path, "host")
     endpoint = findings.value(where, values.host_endpoint, value.host, Endpoint("invalid", 1))
-    endpoint, tls = secured(context, endpoint, value.host, _tls(context, value.policies, path), where)
+    endpoint, tls = secured(context, endpoint, value.host, service_tls(context, value.policies, path), where)
     if not endpoint.unix_path:
         _warn_plain(context, tls is not None, endpoint.host, where)
     url_path = findings.value((*path, "path"), values.url_path, value.path, "/")
@@ -274,12 +259,12 @@ def _cross_app(context: Context, value: CrossAppAccessAuth, path: Path) -> Cross
     below = ((*path, "identityProvider"), (*path, "resourceAuthorizationServer"))
     given = (value.identity_provider, value.resource_authorization_server)
     places = [_endpoint(context, item, place, "crossAppAccess") for item, place in zip(given, below, strict=True)]
-    clients = [_client(context, item.client_auth, (*place, "clientAuth")) for item, place in zip(given, below, strict=True)]
+    clients = [client_plan(context, item.client_auth, (*place, "clientAuth")) for item, place in zip(given, below, strict=True)]
     if not value.audience.strip():
         findings.problem((*path, "audience"), "the value is empty; write the issuer of the backend's authorization server")
-    scopes = _scopes(context, value.scopes, (*path, "scopes"))
-    own = scopes if value.access_token_scopes is None else _scopes(context, value.access_token_scopes, (*path, "accessTokenScopes"))
-    resources = [findings.value((*path, "resources", index), _resource, text, "") for index, text in enumerate(value.resources)]
+    scopes = scopes_of(context, value.scopes, (*path, "scopes"))
+    own = scopes if value.access_token_scopes is None else scopes_of(context, value.access_token_scopes, (*path, "accessTokenScopes"))
+    resources = [findings.value((*path, "resources", index), resource_of, text, "") for index, text in enumerate(value.resources)]
     out = {"subject_type": _ID_TOKEN, **_subject(context, value.subject_token, path), **_cache(context, value.cache, path)}
     location = location_plan(context, value.location, (*path, "location"), LocationPlan())
     first, second = places
@@ -313,39 +298,6 @@ def _source(context: Context, value: TokenSource, path: Path) -> LocationPlan | 
     return None
 
 
-def _client(context: Context, value: OAuthClientAuth, path: Path) -> ClientAuthPlan | None:
-    """Client authentication; None after a problem."""
-    findings = context.findings
-    if not value.client_id.strip():
-        findings.problem((*path, "clientId"), "the value is empty; write what the authorization server gave you")
-    method = _METHODS[value.method]
-    if method == "privateKeyJwt":
-        if value.client_secret is not None:
-            findings.problem((*path, "clientSecret"), "privateKeyJwt has no secret; remove it, or change `method`")
-        if value.signing_key is None:
-            if context.is_complete(path):
-                findings.problem(path, "the key `signingKey` is missing; add it")
-            return None
-        key = _signing_key(context, value.signing_key, value.alg, (*path, "signingKey"))
-        return None if key is None else ClientAuthPlan(method, value.client_id, "", key, value.alg, value.kid or "", value.assertion_audience or "")
-    for key_name, given in (("signingKey", value.signing_key), ("assertionAudience", value.assertion_audience), ("kid", value.kid)):
-        if given is not None:
-            findings.problem((*path, key_name), f"only `method: privateKeyJwt` uses `{key_name}`; remove it, or change `method`")
-    secret: str | None = ""
-    if value.client_secret is not None:
-        secret = text_of(context, value.client_secret, (*path, "clientSecret"))
-        if secret == "":
-            findings.problem((*path, "clientSecret"), "the secret is empty; write it, or `method: clientSecretPost` without one for a public client")
-    elif method == "basic" and context.is_complete(path):
-        findings.problem(path, "the key `clientSecret` is missing; add it, or write `method: clientSecretPost` for a public client")
-    return None if secret is None else ClientAuthPlan(method, value.client_id, secret)
-
-
-def _tls(context: Context, policies: ServicePolicies | None, path: Path) -> TlsClientPlan | None:
-    given = policies.backend_tls if policies is not None else None
-    return None if given is None else client_tls(context, given, (*path, "policies", "backendTLS"))
-
-
 def _warn_plain(context: Context, is_secure: bool, host: str, path: Path) -> None:
     if not is_secure and not _LOOPBACK.fullmatch(host):
         context.findings.warning(path, "tokens and secrets go over plain http:// outside of this machine: anyone on the way can use them; use https://")
@@ -353,20 +305,6 @@ def _warn_plain(context: Context, is_secure: bool, host: str, path: Path) -> Non
 
 def _timeout(context: Context, text: str | None, path: Path) -> int:
     return 5_000_000_000 if text is None else context.findings.value((*path, "timeout"), values.positive_duration_ns, text, 1)
-
-
-def _scopes(context: Context, scopes: list[str], path: Path) -> list[str]:
-    for index, scope in enumerate(scopes):
-        if not _SCOPE.fullmatch(scope):
-            context.findings.problem((*path, index), f"{quoted(scope)} is no scope; write one per entry, without blanks")
-    return scopes
-
-
-def _resource(text: str) -> str:
-    """A resource indicator: an absolute URI without fragment (RFC 8707, 2)."""
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*:[!-\"$-~]+", text):
-        raise ValueError(f"{quoted(text)} is no absolute URI without fragment; write it like https://api.example/v1")
-    return text
 
 
 def _parameter(context: Context, name: str, path: Path) -> Path:

@@ -129,12 +129,17 @@ def _proxy(context: Context, provider: str, client: str, issuer: str, metadata_u
 
 def with_well_known(routes: list[RoutePlan]) -> list[RoutePlan]:
     """The routes, those with `mcpAuthentication` matching their well-known paths as well."""
-    guarded = [route for route in routes if route.policies.mcp_auth is not None]
+    guarded = [route for route in routes if _is_endpoint(route)]
     if not guarded:
         return routes
     taken = {match.path for route in routes for match in route.matches if match.path.startswith(_WELL_KNOWN)}
     alone = len({(route.name, route.rule) for route in guarded}) == 1
-    return [_with_matches(_with_cors(route), taken, alone) if route.policies.mcp_auth is not None else route for route in routes]
+    return [_with_matches(_with_cors(route), taken, alone) if _is_endpoint(route) else route for route in routes]
+
+
+def _is_endpoint(route: RoutePlan) -> bool:
+    # A page where users grant access has the policies of an endpoint, but is none.
+    return route.policies.mcp_auth is not None and route.policies.consent is None
 
 
 def _with_cors(route: RoutePlan) -> RoutePlan:

@@ -150,6 +150,23 @@ class OAuthClientCredentialsAuth(Model, frozen=True):
     timeout: Annotated[str | None, ours("How long the endpoint may take; 5s by default.")] = None
 
 
+class OAuthAuthorizationCodeAuth(Model, frozen=True):
+    """A token that the caller himself granted agw at the backend's authorization server (RFC 6749, 4.1)."""
+
+    resource: Annotated[str, ours("Identifier of the backend (RFC 8707), mostly its URL.")]
+    redirect_uri: Annotated[str, ours("URL of agw's own page for it, as browsers reach it, such as https://gw.example/.agw/oauth/callback.")]
+    issuer: Annotated[str | None, ours("The authorization server; what the backend names (RFC 9728) by default.")] = None
+    client_auth: Annotated[OAuthClientAuth | None, ours("Who agw is at `issuer`; it registers itself (RFC 7591) when not given.")] = None
+    client_document: Annotated[bool, ours("Whether `redirectUri` serves agw's client metadata document, for servers that fetch it.")] = True
+    scopes: Annotated[list[str], ours("Scopes to ask for; those the backend names by default.")] = []
+    browser: Annotated[
+        Literal["samePrincipal", "anyone"], ours("Who may follow a link: only who asked, by the policies of the page's route, or anyone who has it.")
+    ] = "samePrincipal"
+    internal_origins: Annotated[list[str], ours("Origins besides those of `resource` and `issuer` that may be http or inside the network.")] = []
+    policies: Annotated[ServicePolicies | None, ours("Policies for connections to those origins.")] = None
+    location: Annotated[Location | None, ours("Where the token goes; `Authorization: Bearer` by default.")] = None
+
+
 class AwsAuth(Model, frozen=True):
     """AWS Signature Version 4; without a key the one of the environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN."""
 
@@ -171,3 +188,4 @@ class BackendAuth(Model, frozen=True):
     cross_app_access: Annotated[CrossAppAccessAuth | None, about("A token for the caller by an identity assertion (ID-JAG).")] = None
     aws: Annotated[AwsAuth | None, about("A signature for AWS.")] = None
     oauth_client_credentials: Annotated[OAuthClientCredentialsAuth | None, ours("A token for agw itself.")] = None
+    oauth_authorization_code: Annotated[OAuthAuthorizationCodeAuth | None, ours("A token the caller granted agw, asked for when it is missing.")] = None

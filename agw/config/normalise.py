@@ -9,6 +9,7 @@ What happens where:
 - the `mcp` block serves exactly `/mcp` and, for clients of 2024-11-05, `/sse`, and `/mcp/<name>` for each of its virtual
   servers;
 - routes with `mcpAuthentication` match the well-known paths of their endpoints as well (`agw.config.mcp_auth`);
+- pages where users grant access are routes of their own (`agw.config.grant_pages`);
 - `urlRewrite.authority` that is not given stays `unset`: the data plane then sends the cluster's authority.
 
 Problems are recorded, never raised; a plan built with problems must not be used.
@@ -24,6 +25,7 @@ from agw.config import values
 from agw.config.backends import Backends
 from agw.config.check import Context, MatchKey, Names, Ports, hostnames_meet
 from agw.config.clusters import Clusters
+from agw.config.grant_pages import add_pages
 from agw.config.limits import rate_store
 from agw.config.listeners import DEFAULT, Listener, Listeners
 from agw.config.mcp_auth import with_well_known
@@ -73,6 +75,7 @@ class _PlanBuilder:
                 self._route(bind_route, index, (*listener.path, "routes", index), [listener], names)
         if config.mcp is not None:
             self._mcp(config.mcp)
+        add_pages(self.context, self.routes, [listener for port in self.listeners.ports for listener in port.listeners], self.backends.mcp)
         self.targeted.report_unused(self.listeners.gateway_labels, self.route_names, self.backends.names)
         process = process_plan(self.context, config)
         for address, key in (

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from agw.mcp import errors, guarding, message, observe, revisions
+from agw.mcp import consent, errors, guarding, message, observe, revisions
 from agw.mcp.federation.drain import BY_METHOD
 from agw.mcp.headers import for_target
 from agw.mcp.message import Members
@@ -74,6 +74,18 @@ class Conversation(ABC):
 
     async def perform(self, method: str, params: bytes | None, ident: bytes, sink: Sink | None, headers: Headers = ()) -> bytes:
         """Carry out a request; the raw result in the caller's terms. Errors: RpcError."""
+        try:
+            return await self._performed(method, params, ident, sink, headers)
+        except consent.ConsentNeeded as need:
+            asked = need
+        try:
+            if await consent.agreed(asked, params, self.era):
+                return await self._performed(method, params, ident, sink, headers)
+        except consent.ConsentNeeded as need:
+            asked = need
+        return consent.answer(asked, method, params, self.era, self.hello.version, self.hello.capabilities)
+
+    async def _performed(self, method: str, params: bytes | None, ident: bytes, sink: Sink | None, headers: Headers) -> bytes:
         view = self.view
         rule = METHODS.get(method)
         if rule is None or self.era not in rule.eras:

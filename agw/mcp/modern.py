@@ -15,7 +15,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from agw._fast.call import Call
-from agw.mcp import errors, guarding, message, observe, revisions
+from agw.mcp import consent, errors, guarding, message, observe, revisions
 from agw.mcp.conversation import AnyPeer, Conversation
 from agw.mcp.ladder import Verdict
 from agw.mcp.message import Members, Message
@@ -167,7 +167,13 @@ class ModernFront:
             guarding.admit_method(method)
             result = await request.view.discover(request, note, self.service.forwarded(call))
         else:
-            await request.view.check_param_headers(request, note, call)
+            try:
+                await request.view.check_param_headers(request, note, call)
+            except consent.ConsentNeeded as need:
+                if not await consent.agreed(need, note.params, "modern"):
+                    answer.succeed(ident, consent.answer(need, method, note.params, "modern", request.hello.version, request.hello.capabilities))
+                    return
+                await request.view.check_param_headers(request, note, call)
             headers = [*self.service.forwarded(call), *param_headers(call)]
             result = await request.perform(method, self._own_state(note.params, request), ident, request, headers)
             result = self._public_state(result, request)

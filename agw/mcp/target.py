@@ -20,6 +20,7 @@ from agw._fast.exchange import Context
 from agw._fast.fetch import Fetch
 from agw._fast.pool import Cluster
 from agw.mcp import errors
+from agw.mcp.consent import ConsentNeeded
 from agw.mcp.credentials import NoCredential, PresentedOrigin
 from agw.mcp.message import Members, members
 from agw.mcp.observe import Timing
@@ -203,6 +204,8 @@ def as_rpc_error(target: str, error: TransportError) -> errors.RpcError:
         return errors.RpcError(errors.INTERNAL, f"Target {target} did not answer in time", status=504, reason="timeout")
     if error.kind == "status" and error.status == 401:
         return errors.reauthorise(target)
+    if isinstance(error, NoCredential) and error.cause.kind == "consent":
+        return ConsentNeeded(target, error.cause)
     if isinstance(error, NoCredential):
         log.warning("no credential for a target", extra={"target": target, "cause": str(error)})
         return errors.target_down(target, "no credential for it can be had now") if error.cause.kind == "unreachable" else errors.reauthorise(target)

@@ -27,6 +27,7 @@ from agw._fast.call import Call
 from agw.mcp import errors, guarding, message, observe, param_headers, revisions
 from agw.mcp.bridge import capabilities as bridge_capabilities
 from agw.mcp.bridged import OverLegacy, OverModern
+from agw.mcp.consent import ConsentNeeded
 from agw.mcp.conversation import AnyPeer, Conversation
 from agw.mcp.farm import Farm
 from agw.mcp.federation import merge, rewrite
@@ -109,7 +110,10 @@ class View:
         """Open every target for a new session; the merged InitializeResult."""
         if self.is_plain:
             target = self.targets[0]
-            peer = await session.peer(target)
+            try:
+                peer = await session.peer(target)
+            except ConsentNeeded:
+                return merge.initialize_result(session.hello.version, [merge.Part.unknown(target.name)], SERVER_INFO, multiplexed=False)
             if isinstance(peer, LegacyPeer):
                 if session.hello.version != peer.version:
                     session.hello = self.service.sessions.same(session.hello._replace(version=peer.version))
@@ -123,7 +127,10 @@ class View:
         """The result of `server/discover`."""
         supported = list(revisions.MODERN)
         if self.is_plain:
-            peer = await request.peer(self.targets[0])
+            try:
+                peer = await request.peer(self.targets[0])
+            except ConsentNeeded:
+                return merge.discover_result([merge.Part.unknown(self.targets[0].name)], supported, 0, SERVER_INFO, multiplexed=False)
             if isinstance(peer, ModernPeer):
                 passed = for_target(self.targets[0], headers, pipe=True)
                 raw = await peer.request("server/discover", note.params, note.ident or b"null", request, headers=passed)
@@ -151,6 +158,10 @@ class View:
                 parts.append(outcome if self.picked is None else outcome._replace(capabilities=_tools_only(outcome.capabilities)))
                 continue
             error = self._as_error(target, outcome)
+            if isinstance(error, ConsentNeeded):
+                # Clients can only show their users where to go once they are connected.
+                parts.append(merge.Part.unknown(target.name))
+                continue
             log.warning("a target did not open", extra={"backend": self.name, "target": target.name, "error": error.message})
             failed.append(error)
         if failed and (not parts or not self.fail_open):

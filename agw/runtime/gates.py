@@ -20,7 +20,7 @@ from agw.runtime.plan_security import CallPlan, LocationPlan, PassthroughCredent
 
 SECURITY = (
     "sources", "oidc", "jwt", "mcp_auth", "introspection", "basic", "api_key", "ext_authz", "authorization", "mcp_authorization", "limits",
-    "remote_limits", "csrf",
+    "remote_limits", "csrf", "consent",
 )
 """Fields of PolicyPlan that make a gate."""
 

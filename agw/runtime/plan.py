@@ -22,6 +22,7 @@ from agw.runtime.plan_security import (
     ApiKeyPlan,
     BackendAuthPlan,
     BasicPlan,
+    ConsentPlan,
     CsrfPlan,
     DocumentPlan,
     ExtAuthzPlan,
@@ -140,6 +141,7 @@ class PolicyPlan(Frozen, frozen=True, omit_defaults=True):
     limits: list[LimitPlan] = []
     remote_limits: list[RemoteLimitPlan] = []
     csrf: CsrfPlan | None = None
+    consent: ConsentPlan | None = None
     backend_auth: BackendAuthPlan | None = None
 
 
@@ -382,6 +384,7 @@ class ProcessPlan(Frozen, frozen=True, omit_defaults=True):
 
     `session_keys` (32 octets as hex, the first seals, all open) are the exception: a reload may change them. The
     supervisor fills in what is not configured, and `instance`: 8 octets as hex, another one for each life of a supervisor.
+    `grant_directory` is its choice, too, "" while no policy keeps grants.
     """
 
     workers: int = 0
@@ -400,6 +403,7 @@ class ProcessPlan(Frozen, frozen=True, omit_defaults=True):
     session_keys: list[str] = []
     session_key_file: str = ""
     instance: str = ""
+    grant_directory: str = ""
 
 
 class Plan(Frozen, frozen=True, omit_defaults=True):

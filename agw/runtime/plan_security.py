@@ -381,7 +381,34 @@ class AwsSign(Frozen, frozen=True, omit_defaults=True, tag="aws"):
     service: str = ""
 
 
-Credential = KeyCredential | PassthroughCredential | ClientCredentials | TokenExchange | CrossAppAccess | JwtSign | AwsSign
+class UserGrant(Frozen, frozen=True, omit_defaults=True, tag="userGrant"):
+    """Tokens a user granted the gateway at the upstream's authorization server (authorization code and PKCE), kept per user.
+
+    `resource` is the upstream's identifier, `redirect_uri` the gateway's page, `issuer` "" what the resource names. `client` is who
+    agw is at `issuer`, None registers (RFC 7591); `document`: the page is a client metadata document, too. `trusted` are origins
+    the operator wrote, for which `ca` and `insecure` hold. `anyone`: whoever opens the link may grant, else only the same principal.
+    """
+
+    resource: str
+    redirect_uri: str
+    issuer: str = ""
+    client: ClientAuthPlan | None = None
+    document: bool = True
+    scopes: list[str] = []
+    trusted: list[str] = []
+    ca: str = ""
+    insecure: bool = False
+    anyone: bool = False
+    location: LocationPlan = LocationPlan()
+
+
+class ConsentPlan(Frozen, frozen=True, omit_defaults=True):
+    """A page of the gateway where users grant access: all grants whose `redirect_uri` leads there."""
+
+    grants: list[UserGrant]
+
+
+Credential = UserGrant | KeyCredential | PassthroughCredential | ClientCredentials | TokenExchange | CrossAppAccess | JwtSign | AwsSign
 
 
 class BackendAuthPlan(Frozen, frozen=True, omit_defaults=True):

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from agw.runtime.plan_security import CallPlan
+    from agw.security.upstream.store import GrantStore
 
 Headers = list[tuple[bytes, bytes]]
 """Names in lower case, wire order."""
@@ -166,7 +167,7 @@ class HttpAnswer(NamedTuple):
 
 
 class CallError(Exception):
-    """No usable answer. `kind`: connect, timeout, closed, protocol, limit."""
+    """No usable answer. `kind`: connect, timeout, closed, protocol, limit, forbidden (a URL where the gateway does not go)."""
 
     def __init__(self, kind: str, text: str) -> None:
         super().__init__(text)
@@ -180,6 +181,23 @@ class Caller(Protocol):
         """One request; redirects are not followed, answers are bounded (1 MiB). Errors: CallError."""
 
 
+class Trust(NamedTuple):
+    """For a URL of an origin that the operator wrote: http and inner addresses are fine. `ca` is PEM text, "" the system's."""
+
+    ca: str = ""
+    insecure: bool = False
+
+
+class Outside(Protocol):
+    """Asks URLs that are not of the plan, but of a target's answer, a document, a token."""
+
+    async def __call__(self, method: str, url: str, headers: Headers, body: bytes, trust: Trust | None = None) -> HttpAnswer:
+        """One request, over https to a public address only unless there is `trust`. Redirects are not followed, answers are bounded (1 MiB, 10 s).
+
+        Errors: CallError.
+        """
+
+
 class SecurityHost(Protocol):
     """What the worker lends to this package."""
 
@@ -187,6 +205,11 @@ class SecurityHost(Protocol):
     def documents(self) -> Documents: ...
     @property
     def caller(self) -> Caller: ...
+    @property
+    def outside(self) -> Outside: ...
+    @property
+    def grants(self) -> GrantStore:
+        """What users granted the gateway elsewhere, shared by all workers. Errors: upstream.store.StoreError."""
     def spawn(self, work: Coroutine[Any, Any, Any]) -> Any:
         """Run it; exceptions are logged."""
     def count(self, what: str, result: str) -> None:

@@ -15,6 +15,7 @@ from agw.security.contract import SecurityHost, Step
 ORDER = (
     ("", "agw.security.source"),
     ("sources", "agw.security.sources"),
+    ("consent", "agw.security.consent.document"),
     ("oidc", "agw.security.oidc"),
     ("jwt", "agw.security.jwt"),
     ("mcp_auth", "agw.security.mcp_auth.step"),
@@ -26,6 +27,7 @@ ORDER = (
     ("authorization", "agw.security.http_rules"),
     ("remote_limits", "agw.security.rls"),
     ("csrf", "agw.security.csrf"),
+    ("consent", "agw.security.consent.page"),
 )
 """(field of PolicyPlan, module); without field it is a step of every route that has any."""
 

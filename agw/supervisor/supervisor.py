@@ -35,7 +35,8 @@ from agw.shm import layout
 from agw.shm.limits import FILE_NAME, QuotaFileError, SharedLimits, make_limits
 from agw.supervisor.channel import Channel, ChannelClosed, Message
 from agw.supervisor.children import FATAL_CODES, Child, CrashLoop
-from agw.supervisor.keys import KeyFileError, SessionKeys, with_cookie_keys
+from agw.supervisor.grants import GrantDirectory
+from agw.supervisor.keys import SessionKeys, with_cookie_keys
 from agw.supervisor.sockets import ListenSet, SocketError, address_text, bind_plain
 from agw.supervisor.systemd import Notifier, take_listen_fds
 from agw.supervisor.watch import WatchedFiles
@@ -71,8 +72,9 @@ class Supervisor:
         self._document = msgspec.json.encode(redacted(loaded.document), enc_hook=str)
         self._generation = 1
         self._keys = SessionKeys(os.environ)
+        self._grants = GrantDirectory(os.environ)
         self._configured = loaded.plan.process
-        process = self._completed(loaded.plan.process, os.urandom(8).hex())
+        process = self._completed(loaded.plan, os.urandom(8).hex())
         self._plan = with_cookie_keys(msgspec.structs.replace(loaded.plan, process=process), process.session_keys)
         self._snapshot: Snapshot = compile_plan(self._plan, 1, self._labels)
         self._arena = layout.Arena(workers)
@@ -102,9 +104,10 @@ class Supervisor:
             readiness=bind_plain(process.readiness_address), demo=demo,
         )
 
-    def _completed(self, process: ProcessPlan, instance: str) -> ProcessPlan:
-        """The settings with what the supervisor adds to them. Errors: KeyFileError."""
-        return msgspec.structs.replace(process, session_keys=self._keys.ring(process), instance=instance)
+    def _completed(self, plan: Plan, instance: str) -> ProcessPlan:
+        """The settings with what the supervisor adds to them. Errors: SocketError."""
+        process = plan.process
+        return msgspec.structs.replace(process, session_keys=self._keys.ring(process), instance=instance, grant_directory=self._grants.of(plan))
 
     # ------------------------------------------------------------------------------------------- the loop
 
@@ -366,14 +369,15 @@ class Supervisor:
         try:
             loaded = self._load()
             generation = self._generation + 1
-            # Of the process only the session keys change before a restart, of the store of limits nothing.
-            keys = self._completed(loaded.plan.process, "").session_keys
-            process = msgspec.structs.replace(self._plan.process, session_keys=keys)
+            # Of the process only the session keys change before a restart (and grants find their place), of the store of limits nothing.
+            completed = self._completed(loaded.plan, "")
+            keys = completed.session_keys
+            process = msgspec.structs.replace(self._plan.process, session_keys=keys, grant_directory=completed.grant_directory)
             plan = msgspec.structs.replace(loaded.plan, process=process, rate_store=self._plan.rate_store)
             plan = with_cookie_keys(plan, keys)
             snapshot = compile_plan(plan, generation, self._labels)
-        except (ConfigErrors, CompileError, KeyFileError, ValueError) as error:
-            self._refused(str(error.strerror if isinstance(error, KeyFileError) else error))
+        except (ConfigErrors, CompileError, SocketError, ValueError) as error:
+            self._refused(str(error.strerror if isinstance(error, SocketError) else error))
             return
         if self._snapshot.binds and not snapshot.binds:
             # An editor or a copy that truncates first shows a file like that.
@@ -475,6 +479,7 @@ class Supervisor:
                 except ChildProcessError:
                     pass
         self._sockets.unlink()
+        self._grants.close()
         log.info("stopped", extra={"code": self._exit_code})
 
 

@@ -12,22 +12,27 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agw._fast.exchange import Context
 from agw.runtime.documents import Fetched
+from agw.runtime.plan import ProcessPlan
 from agw.runtime.plan_security import RulesPlan
 from agw.runtime.snapshot import Snapshot
 from agw.security.contract import SecurityHost
 from agw.shm.layout import DECISION_WORDS
 from agw.worker.caller import ClusterCaller
 from agw.worker.documents import DocumentTable
+from agw.worker.outside import OutsideCaller
+
+if TYPE_CHECKING:
+    from agw.security.upstream.store import GrantStore
 
 log = logging.getLogger(__name__)
 
 MAX_MISNAMED = 64
 SAID = {"allowed": "ok", "denied": "refused", "bad": "refused", "unavailable": "error", "unusable": "error", "admitted": "ok", "skipped": "ignored",
-        "unreachable": "error"}
+        "unreachable": "error", "consent": "missing"}
 """How policies call what the metric has one word for."""
 NAMED = {"mcpAuthentication": "mcp", "networkAuthorization": "network", "remoteRateLimit": "remoteLimit",
          "oauthClientCredentials": "credentials", "oauthTokenExchange": "credentials", "crossAppAccess": "credentials", "jwtSign": "credentials"}
@@ -39,14 +44,31 @@ class WorkerSecurity:
 
     def __init__(self, context: Context, ask: Callable[[str], None], kept: Iterable[Fetched] = ()) -> None:
         self.documents = DocumentTable(ask, kept)
+        self.outside = OutsideCaller(context)
         self._context = context
+        self._process = ProcessPlan()
+        self._store: tuple[tuple[str, ...], GrantStore] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._misnamed: set[tuple[str, str]] = set()
 
     def attach(self, snapshot: Snapshot) -> SecurityHost:
         """What the gates of a new snapshot get. Call it before the snapshot's first request."""
         self.documents.attach(document.url for document in snapshot.plan.documents)
+        self._process = snapshot.plan.process
         return Lent(self, ClusterCaller(self._context, snapshot.by_index))
+
+    @property
+    def grants(self) -> GrantStore:
+        """The store of users' grants, opened when the first policy wants it, under the newest keys. Errors: StoreError."""
+        from agw.security.upstream.store import GrantStore, StoreError  # cryptography: only plans with grants pay for it
+
+        process = self._process
+        identity = (process.grant_directory, *process.session_keys)
+        if self._store is None or self._store[0] != identity:
+            if not process.grant_directory or not process.session_keys:
+                raise StoreError("there is no directory for grants")
+            self._store = (identity, GrantStore(process.grant_directory, [bytes.fromhex(key) for key in process.session_keys]))
+        return self._store[1]
 
     def network(self, plan: RulesPlan) -> Callable[[bytes, int], bool]:
         """Decides about connections, by address and port."""
@@ -92,7 +114,13 @@ class Lent:
     def __init__(self, worker: WorkerSecurity, caller: ClusterCaller) -> None:
         self.documents = worker.documents
         self.caller = caller
+        self.outside = worker.outside
         self._worker = worker
+
+    @property
+    def grants(self) -> GrantStore:
+        """See SecurityHost."""
+        return self._worker.grants
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """See SecurityHost."""

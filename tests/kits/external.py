@@ -7,11 +7,13 @@ import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
+from urllib.parse import urlsplit
 
 import h11
 
 from agw.runtime.plan_security import CallPlan
-from agw.security.contract import CallError, Document, Found, Headers, HttpAnswer, Refusal, Step
+from agw.security.contract import CallError, Document, Found, Headers, HttpAnswer, Refusal, Step, Trust
+from agw.security.upstream.store import GrantStore, StoreError
 
 Answer = tuple[int, list[tuple[str, str]], bytes]
 Handler = Callable[["Asked"], Answer | Awaitable[Answer]]
@@ -136,6 +138,21 @@ class Host:
         self.documents = Documents()
         self.counted: Counter[tuple[str, str]] = Counter()
         self.calls = 0
+        self.store: GrantStore | None = None
+        self.outside_calls: list[tuple[str, Trust | None]] = []
+
+    @property
+    def grants(self) -> GrantStore:
+        if self.store is None:
+            raise StoreError("there is no directory for grants")
+        return self.store
+
+    async def outside(self, method: str, url: str, headers: Headers, body: bytes, trust: Trust | None = None) -> HttpAnswer:
+        """Any URL, unguarded; `outside_calls` is what was asked and how."""
+        self.outside_calls.append((url, trust))
+        parts = urlsplit(url)
+        target = parts.path + (f"?{parts.query}" if parts.query else "")
+        return await self(CallPlan(parts.port or 80, target), method, [(b"host", parts.netloc.encode()), *headers], body)
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.ensure_future(work)

@@ -21,6 +21,7 @@ from weakref import WeakValueDictionary
 
 from msgspec import Raw
 
+from agw.mcp.consent import ConsentNeeded
 from agw.mcp.errors import INTERNAL, RpcError, target_down
 from agw.mcp.federation import rewrite
 from agw.mcp.federation.cursors import Cursor, Cursors, bound_to, digest, invalid_cursor
@@ -332,11 +333,15 @@ class Catalogue:
             tuple(self._naming.targets[target] for target in failed),
             fresh_until if not failed and all(entry.ttl_known for entry in entries) else None,
             not failed and self._allow is None and all(entry.public for entry in entries),
-            min(now + self._settings.partial_ttl_s, fresh_until) if failed else fresh_until,
+            min(now + self._partial_s(entries), fresh_until) if failed else fresh_until,
             epoch,
         )
         view.listings[kind] = listing
         return listing
+
+    def _partial_s(self, entries: Sequence[Entry]) -> float:
+        """How long a list without some targets is used again: not at all while a user may grant access at any moment."""
+        return 0.0 if any(isinstance(entry.error, ConsentNeeded) for entry in entries) else self._settings.partial_ttl_s
 
     def _failure(self, entries: Sequence[Entry], failed: Sequence[int]) -> RpcError:
         """What to say when there is no list. A target's own words only where there is no other target, or it turned the caller away."""
@@ -344,6 +349,9 @@ class Catalogue:
         denied = [error for error in errors if error.denied]
         if self._targets == 1 or (denied and len(denied) == self._targets):
             return errors[0].with_traceback(None)
+        asks = next((error for error in denied if isinstance(error, ConsentNeeded)), None)
+        if asks is not None and not self._settings.fail_open:
+            return asks.with_traceback(None)
         if len(failed) < self._targets or not self._settings.fail_open:
             return target_down(self._naming.targets[failed[0]])
         return RpcError(INTERNAL, "No target is available", status=502, reason="upstream")

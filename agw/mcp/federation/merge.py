@@ -50,6 +50,11 @@ class Part(NamedTuple):
         found = message.members(raw_result)
         return cls(target, message.members(found.get("capabilities")), message.text(found.get("instructions")), message.members(found.get("_meta")))
 
+    @classmethod
+    def unknown(cls, target: str) -> Part:
+        """For a target that cannot be asked yet: it will have tools."""
+        return cls(target, {"tools": Raw(b'{"listChanged":true}')})
+
 
 def _objects(parts: Sequence[Members], name: str) -> list[Members]:
     """The members of capability `name`, of those that have it as an object."""

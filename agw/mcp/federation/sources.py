@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 from weakref import WeakValueDictionary
 
+from agw.mcp.consent import ConsentNeeded
 from agw.mcp.errors import METHOD_NOT_FOUND, RpcError, target_down
 from agw.mcp.federation.drain import KINDS, NOTHING, Drained, Kind, KindName, Limits, drain
 from agw.mcp.federation.listing import Content, build_content
@@ -224,6 +225,9 @@ class Sources:
         entry.epoch = epoch
         entry.failures += 1
         entry.retry_at = self._clock() + min(self._settings.retry_s * 2 ** min(entry.failures - 1, 16), self._settings.max_retry_s)
+        if isinstance(error, ConsentNeeded):
+            # The user may come back at any moment, and asking again costs the target nothing.
+            entry.retry_at = self._clock()
         if error.denied:
             entry.content = None
         elif entry.content is None:

@@ -117,7 +117,8 @@ class HttpTransport:
         return await self._open(b"POST", (*_POST, *headers), message, timeout_s)
 
     async def _open(self, method: bytes, headers: Headers, body: bytes | None, timeout_s: float) -> Stream:
-        for last in (False, True):
+        # A credential that is refused is renewed; when the new one is refused, too, its source says what is to be done.
+        for last in (False, False, True):
             stream = await self._origin.begin(method, self._path, headers, body, timeout_s=timeout_s)
             if self._closed and method != b"DELETE":
                 stream.cancel()

@@ -19,6 +19,7 @@ from agw.runtime.plan_security import (
     KeyCredential,
     PassthroughCredential,
     TokenExchange,
+    UserGrant,
 )
 from agw.security.contract import Request, SecurityHost
 
@@ -65,6 +66,10 @@ def _one(plan: Credential, host: SecurityHost, compile: Compile | None) -> Crede
         from agw.security.upstream.sigv4 import AwsSource
 
         return AwsSource(plan)
+    if isinstance(plan, UserGrant):
+        from agw.security.upstream.grant_source import GrantSource
+
+        return GrantSource(plan, host)
     raise ValueError(f"no source for {type(plan).__name__}")
 
 

@@ -132,6 +132,14 @@ def _endpoint(says: dict[str, Any], name: str, issuer: str) -> str:
     return value
 
 
+def origin_of(url: str) -> str:
+    """Scheme, host and port of a URL, "" for none."""
+    if not is_url(url):
+        return ""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.lower()}"
+
+
 def is_url(text: str) -> bool:
     """An http(s) URL in visible ASCII with a host, without user and fragment."""
     if not text.isascii() or len(text) > MAX_URL or any(char <= " " or char in '\x7f"<>\\^`{|}' for char in text):

@@ -151,6 +151,10 @@ def refusal(error: CredentialError) -> Refusal:
         return Refusal(
             401, JWT_AUTH, b"the backend needs a credential of yours, and the request has none that can be used", str(error),
             lines=b"WWW-Authenticate: Bearer\r\n")
+    if error.kind == "consent":
+        return Refusal(
+            403, UPSTREAM, f"the backend needs your permission: open {error.url} in a browser, grant access, and try again".encode(), str(error),
+            lines=f"Link: <{error.url}>; rel=\"authorization\"\r\nCache-Control: no-store\r\n".encode())
     if error.kind == "refused":
         return Refusal(502, UPSTREAM, b"the gateway was given no credential for the backend", str(error), code=-32603)
     return Refusal(502, UPSTREAM, b"the gateway cannot get a credential for the backend now", str(error), code=-32603)

@@ -11,7 +11,7 @@ Rules:
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Literal, NamedTuple, Protocol
 from urllib.parse import quote
 
@@ -19,8 +19,9 @@ from agw.runtime.plan_security import LocationPlan
 from agw.security.contract import Request
 from agw.security.headers import is_value
 
-Kind = Literal["missing", "refused", "unreachable"]
-"""missing: the caller brought nothing to make it of. refused: who issues it says no. unreachable: nobody answered usably."""
+Kind = Literal["missing", "refused", "unreachable", "consent"]
+"""missing: the caller brought nothing to make it of. refused: who issues it says no. unreachable: nobody answered usably.
+consent: the user has to grant access first, at the error's `url`."""
 
 _COOKIE = re.compile(rb"[!#-+\--:<-\[\]-~]+")  # RFC 6265, 4.1.1: cookie-octet
 MAX_VALUE = 16 * 1024
@@ -28,11 +29,19 @@ MAX_VALUE = 16 * 1024
 
 
 class CredentialError(Exception):
-    """There is no credential for this request. The text is for the operator."""
+    """There is no credential for this request. The text is for the operator.
 
-    def __init__(self, kind: Kind, text: str) -> None:
+    Of the kind `consent`: `url` is the page of the gateway where this user grants access, `ident` names the occasion, `resource` what it is about.
+    All three are for this user only. `granted(timeout_s)` waits until he has; False when he has not in time.
+    """
+
+    def __init__(self, kind: Kind, text: str, *, url: str = "", ident: str = "", resource: str = "") -> None:
         super().__init__(text)
         self.kind = kind
+        self.url = url
+        self.ident = ident
+        self.resource = resource
+        self.granted: Callable[[float], Awaitable[bool]] | None = None
 
 
 class Presented(NamedTuple):

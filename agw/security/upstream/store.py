@@ -1,7 +1,7 @@
 """What users granted the gateway at other servers, kept over restarts: tokens by user, issuer and resource, sealed on disk.
 
     DIRECTORY/<user 32 hex><grant 32 hex>      one grant; the name is a hash and says nothing
-    DIRECTORY/lock-<2 hex>                     who refreshes a grant, or writes, holds one of these (flock)
+    DIRECTORY/lock-<3 hex>                     who refreshes a grant, or writes, holds one of these (flock)
     DIRECTORY/spent-<32 hex>                   a login's state that was used
 
 Rules:
@@ -37,7 +37,7 @@ KEY_BYTES = 32
 MAX_GRANTS = 100_000
 MAX_FILE = 256 * 1024
 MAX_SPENT = 100_000
-LOCKS = 64
+LOCKS = 1024
 LOCK_PATIENCE_S = 15.0
 """How long somebody else may hold a lock: longer than a refresh may take."""
 LOCK_RETRY_S = 0.02
@@ -55,13 +55,17 @@ class StoreError(Exception):
 
 
 class Grant(msgspec.Struct, frozen=True):
-    """Tokens of one user for one resource. `expires` is in seconds of time.time(), 0 when it was not said."""
+    """Tokens of one user for one resource. `expires` is in seconds of time.time(), 0 when it was not said.
+
+    `client_auth` is how the client proves itself (`ClientAuthPlan.method`), "" for the configured one, whose secret is not kept.
+    """
 
     issuer: str
     resource: str
     token_endpoint: str
     client_id: str
     client_secret: str
+    client_auth: str
     access_token: str
     refresh_token: str = ""
     expires: float = 0.0
@@ -135,9 +139,10 @@ class GrantStore:
     @asynccontextmanager
     async def lock(self, user: bytes, issuer: str, resource: str) -> AsyncIterator[None]:
         """Be the only one of this host to change a grant. Errors: StoreError when another holds it for longer than LOCK_PATIENCE_S."""
-        # A few locks for all grants: two grants may share one, and then wait for each other without harm.
-        number = int(grant_name(user, issuer, resource)[32:34], 16) % LOCKS
-        path = os.path.join(self._directory, f"lock-{number:02x}")
+        # Fewer locks than grants: two grants may share one, and then wait for each other without harm.
+        name = grant_name(user, issuer, resource)
+        number = (int(name[:8], 16) ^ int(name[32:40], 16)) % LOCKS
+        path = os.path.join(self._directory, f"lock-{number:03x}")
         fd = await self._thread(lambda: os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
         try:
             deadline = time.monotonic() + LOCK_PATIENCE_S

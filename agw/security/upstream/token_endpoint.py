@@ -54,39 +54,22 @@ class TokenRefused(CredentialError):
         self.code = code
 
 
-class TokenEndpoint:
-    """One endpoint for one client."""
+class ClientProof:
+    """How agw says at token endpoints who it is."""
 
-    __slots__ = ("_call", "_client", "_host", "_signer", "_url", "_what")
+    __slots__ = ("_client", "_signer")
 
-    def __init__(self, call: CallPlan, url: str, client: ClientAuthPlan, host: SecurityHost, what: str) -> None:
-        """`what` names the policy in errors. Errors: ValueError for an unusable key."""
-        self._call = call
-        self._url = url
+    def __init__(self, client: ClientAuthPlan) -> None:
+        """Errors: ValueError for an unusable key."""
         self._client = client
-        self._host = host
-        self._what = what
         self._signer: Any = None
         if client.method == "privateKeyJwt":
             from agw.security.upstream.sign import Signer  # cryptography: only clients with a key pay for it
 
             self._signer = Signer(client.key, client.alg, client.kid)
 
-    async def ask(self, form: Form, accepted: frozenset[str] = frozenset((ACCESS_TOKEN, JWT)), kind: str = "bearer") -> Answer:
-        """A token for this form. `accepted` are the issued token types taken, if the answer names one; it must for another `kind` than bearer.
-
-        Errors: CredentialError.
-        """
-        headers: Headers = [(b"content-type", b"application/x-www-form-urlencoded"), (b"accept", b"application/json")]
-        form = [*form, *await self._authenticated(headers)]
-        try:
-            answer = await self._host.caller(self._call, "POST", headers, urlencode(form).encode("ascii"))
-        except CallError as error:
-            raise CredentialError("unreachable", f"{self._what}: the token endpoint: {error.kind}") from None
-        return read_answer(answer, self._what, accepted, kind)
-
-    async def _authenticated(self, headers: Headers) -> Form:
-        """Further parameters that say who agw is; may add a header."""
+    async def add_to(self, headers: Headers, url: str) -> Form:
+        """Further parameters that say who agw is to the endpoint `url`; may add a header."""
         client = self._client
         if client.method == "basic":
             # RFC 6749, 2.3.1: both are form-encoded before they are joined.
@@ -99,11 +82,38 @@ class TokenEndpoint:
             return [("client_id", client.client_id)] if client.client_id else []
         now = int(time.time())
         claims = {
-            "iss": client.client_id, "sub": client.client_id, "aud": client.audience or self._url, "jti": secrets.token_urlsafe(16),
+            "iss": client.client_id, "sub": client.client_id, "aud": client.audience or url, "jti": secrets.token_urlsafe(16),
             "iat": now, "exp": now + ASSERTION_S,
         }  # fmt: skip
         assertion = await asyncio.to_thread(self._signer.token, claims)
         return [("client_id", client.client_id), ("client_assertion_type", ASSERTION), ("client_assertion", assertion.decode("ascii"))]
+
+
+class TokenEndpoint:
+    """One endpoint for one client."""
+
+    __slots__ = ("_call", "_host", "_proof", "_url", "_what")
+
+    def __init__(self, call: CallPlan, url: str, client: ClientAuthPlan, host: SecurityHost, what: str) -> None:
+        """`what` names the policy in errors. Errors: ValueError for an unusable key."""
+        self._call = call
+        self._url = url
+        self._host = host
+        self._what = what
+        self._proof = ClientProof(client)
+
+    async def ask(self, form: Form, accepted: frozenset[str] = frozenset((ACCESS_TOKEN, JWT)), kind: str = "bearer") -> Answer:
+        """A token for this form. `accepted` are the issued token types taken, if the answer names one; it must for another `kind` than bearer.
+
+        Errors: CredentialError.
+        """
+        headers: Headers = [(b"content-type", b"application/x-www-form-urlencoded"), (b"accept", b"application/json")]
+        form = [*form, *await self._proof.add_to(headers, self._url)]
+        try:
+            answer = await self._host.caller(self._call, "POST", headers, urlencode(form).encode("ascii"))
+        except CallError as error:
+            raise CredentialError("unreachable", f"{self._what}: the token endpoint: {error.kind}") from None
+        return read_answer(answer, self._what, accepted, kind)
 
 
 def read_answer(answer: HttpAnswer, what: str, accepted: frozenset[str] = frozenset((ACCESS_TOKEN, JWT)), kind: str = "bearer") -> Answer:

@@ -15,7 +15,7 @@ from agw.security.upstream import store as module
 from agw.security.upstream.store import Grant, GrantStore, StoreError, grant_name
 
 OLD, NEW = bytes(range(32)), bytes(range(1, 33))
-GRANT = Grant("https://as.example", "https://api.example/mcp", "https://as.example/token", "agw", "", "access-1", "refresh-1", 1e10, "read")
+GRANT = Grant("https://as.example", "https://api.example/mcp", "https://as.example/token", "agw", "s3cret", "basic", "access-1", "refresh-1", 1e10, "read")
 KEY = (GRANT.issuer, GRANT.resource)
 
 
@@ -165,3 +165,16 @@ def test_what_no_store_can_be_made_of(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot use the directory"):
         GrantStore(str(tmp_path / "file"), [OLD])
+
+
+def test_users_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    """Grants of one server have many locks, or a refresh that hangs would hold up everybody."""
+
+    async def test() -> None:
+        store = GrantStore(str(tmp_path), [NEW])
+        for number in range(20):
+            async with store.lock(b"user-%d" % number, *KEY):
+                pass
+        assert len([name for name in os.listdir(tmp_path) if name.startswith("lock-")]) > 15
+
+    asyncio.run(test())
