@@ -59,7 +59,9 @@ cdef class HeaderEdits:
                 elif c == b"_":
                     c = b"-"
                 e = p[i]
-                if c != (e if e != b"_" else b"-"):
+                if e == b"_":
+                    e = b"-"
+                if c != e:
                     break
                 i += 1
             if i == n:
