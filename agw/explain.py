@@ -26,6 +26,8 @@ def policy_lines(policies: PolicyPlan) -> list[str]:
         lines.append(f"sources: {len(policies.sources.allow)} blocks allowed, {len(policies.sources.deny)} denied")
     if policies.authorization:
         lines.append(f"authorization: {rule_count(policies.authorization)}")
+    if policies.backend_authorization:
+        lines.append(f"authorization of the backend: {rule_count(policies.backend_authorization)}")
     if policies.csrf:
         lines.append(f"csrf: own origin and {len(policies.csrf.additional_origins)} more")
     if policies.mcp_authorization:

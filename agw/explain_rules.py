@@ -91,9 +91,10 @@ def rule_lines(plan: Plan, policies: PolicyPlan, head: Head, asked: Asked) -> li
     if plan.network_rules is not None:
         facts = Facts(head, claims, extra={"source.port": claims["source"].get("port", 0)})
         lines += _set_lines("networkAuthorization", plan.network_rules, facts, RuleSet(plan.network_rules).decide(facts))
-    if policies.authorization is not None:
-        facts = Facts(head, claims)
-        lines += _set_lines("authorization", policies.authorization, facts, RuleSet(policies.authorization).decide(facts))
+    for title, rules_plan in (("authorization", policies.authorization), ("authorization of the backend", policies.backend_authorization)):
+        if rules_plan is not None:
+            facts = Facts(head, claims)
+            lines += _set_lines(title, rules_plan, facts, RuleSet(rules_plan).decide(facts))
     if policies.mcp_authorization is not None and asked.kind:
         about = f"mcpAuthorization: {asked.kind} {asked.name}" + (f" of {asked.target}" if asked.target else "")
         mcp = McpFacts(METHODS[asked.kind], asked.kind, asked.target, asked.name, asked.name, "", asked.arguments)

@@ -10,7 +10,7 @@ cd "$here/.."
 if [ ! -x "$venv/bin/python" ]; then
     "${PYTHON:-python3}" -m venv "$venv"
 fi
-if ! "$venv/bin/python" -c 'import uvloop, Cython, setuptools' 2>/dev/null; then
+if ! "$venv/bin/python" -c 'import uvloop, Cython, setuptools, cryptography' 2>/dev/null; then
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$here/requirements.txt"
 fi
 built=$(ls "$here"/load/_pacer.*.so 2>/dev/null | head -n 1)

@@ -82,3 +82,6 @@ class CallTable:
         """Another one whenever a name may lead elsewhere than before; licences (`gate.License`) bear it."""
     def forget_tools(self) -> None:
         """Names may lead elsewhere now."""
+
+def contains(text: bytes, needle: bytes, rare: int) -> bool:
+    """How answers are searched: is `needle` in `text`? `rare` is the index of its rarest octet, which is looked for first. For tests."""

@@ -40,7 +40,9 @@ cdef class Gate:
     cdef readonly bint by_peer          # what is decided depends on the client's address
     cdef readonly uint32_t capacity
     cdef dict identities
+    cdef list recent                    # of Identity or None, by a keyed hash
     cdef readonly uint64_t generation   # another one after `forget_all`; no two gates ever have the same
     cdef bytes shown(self, const Head* h, const char* buf, bytes peer, bytes mark)
     cdef Identity recall(self, const Head* h, const char* buf, Identity last, int64_t now)
+    cdef bint is_of(self, Identity who, const char* value, uint32_t size, int64_t now) noexcept
     cdef License licence(self, Identity who, bytes name)

@@ -2,35 +2,42 @@
 #
 # Rules of this file:
 # - it decides nothing itself: what is found here was put here by the keeper, for exactly these octets;
-# - a credential is looked up by its SHA-256; the connection's last identity is compared octet by octet first;
-# - generations are numbers that no other gate ever had, so an identity that a connection holds is only of the gate that made it: the same
-#   octets are a stranger to the gate of another route, and to the one that a reload put in its place;
+# - a credential is looked up by its SHA-256; before that the connection's last identity, and one that was found before under the same
+#   keyed hash, are compared octet by octet: the key is this process's secret, so nobody can choose whom they are compared with;
+# - no generation of a gate is one of another gate: an identity that a connection holds is good at its own gate only;
 # - two fields of a name that holds credentials are two opinions: nothing is found, and the keeper judges;
 # - caches are bounded; a full one forgets its oldest entry.
 
 import hashlib
+import os
 from time import monotonic_ns, time_ns
 
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
-from libc.string cimport memcmp
+from libc.string cimport memcmp, memcpy
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 
 from agw._fast.http1 cimport Head, Header, equals_lower
 from agw._fast.limiter cimport Limit
 from agw._fast.policy cimport HeaderEdits
+from agw._fast.siphash cimport sip13
 
 cdef object sha256 = hashlib.sha256
+
+cdef enum:
+    MAX_CALLS = 1024            # names an identity has licences for
+    RECENT = 1024               # identities found without a digest
+    TAIL = 64                   # octets of a credential that are hashed
+
+cdef uint64_t[2] hash_key
+memcpy(hash_key, PyBytes_AS_STRING(<bytes> os.urandom(16)), 16)
 cdef uint64_t generations = 0
 
 
 cdef uint64_t next_generation() noexcept:
+    # Of all gates of this process.
     global generations
     generations += 1
     return generations
-
-
-cdef enum:
-    MAX_CALLS = 1024            # names an identity has licences for
 
 
 cdef class Charge:
@@ -90,6 +97,7 @@ cdef class Gate:
         self.messages = messages
         self.capacity = capacity
         self.identities = {}
+        self.recent = None
         self.generation = next_generation()
 
     cdef bytes shown(self, const Head* h, const char* buf, bytes peer, bytes mark):
@@ -125,20 +133,40 @@ cdef class Gate:
         cdef uint32_t i
         cdef uint32_t n
         cdef const Header* f
-        cdef const Header* found = NULL
         cdef bytes name = <bytes> self.headers[0]
+        cdef const char* value = NULL
+        cdef uint32_t size = 0
+        cdef uint64_t place
+        cdef Identity who
         n = <uint32_t> PyBytes_GET_SIZE(name)
         for i in range(h.nheaders):
             f = &h.headers[i]
             if f.name_len == n and equals_lower(buf + f.name_off, PyBytes_AS_STRING(name), n):
-                if found != NULL:
+                if value != NULL:
                     return None
-                found = f
-        if found != NULL and last is not None and last.shown is not None and <uint32_t> PyBytes_GET_SIZE(last.shown) == found.value_len + 1 \
-                and memcmp(PyBytes_AS_STRING(last.shown) + 1, buf + found.value_off, found.value_len) == 0 \
-                and last.generation == self.generation and now < last.expires_ns:
+                value = buf + f.value_off
+                size = f.value_len
+        if last is not None and self.is_of(last, value, size, now):
             return last
-        return self.find(b"-" if found == NULL else b"=" + buf[found.value_off:found.value_off + found.value_len], now)
+        # Their ends tell credentials apart well enough: who shares a place costs the other a digest, no more.
+        place = 0 if value == NULL else sip13(value + size - min(size, <uint32_t> TAIL), min(size, <uint32_t> TAIL), hash_key[0], hash_key[1]) % RECENT
+        if self.recent is None:
+            self.recent = [None] * RECENT
+        who = <Identity> self.recent[place]
+        if who is not None and self.is_of(who, value, size, now):
+            return who
+        who = self.find(b"-" if value == NULL else b"=" + value[:size], now)
+        if who is not None:
+            self.recent[place] = who
+        return who
+
+    cdef bint is_of(self, Identity who, const char* value, uint32_t size, int64_t now) noexcept:
+        # Was it made here, of these octets (NULL: of nothing), and is it still good?
+        cdef const char* text
+        if who.generation != self.generation or now >= who.expires_ns or <uint32_t> PyBytes_GET_SIZE(who.shown) != size + 1:
+            return False
+        text = PyBytes_AS_STRING(who.shown)
+        return text[0] == b"-" if value == NULL else text[0] == b"=" and memcmp(text + 1, value, size) == 0
 
     def find(self, bytes shown not None, int64_t now):
         cdef bytes digest = sha256(shown).digest()
@@ -163,6 +191,7 @@ cdef class Gate:
     def forget_all(self):
         self.generation = next_generation()
         self.identities.clear()
+        self.recent = None
 
     def __len__(self):
         return len(self.identities)

@@ -30,17 +30,27 @@ class Pattern(Protocol):
 @lru_cache(maxsize=4096)
 def compiled(text: str) -> Pattern:
     """The pattern. Errors: ValueError with the library's words, or INSTALL."""
-    library, options = _library()
-    try:
-        found: Pattern = library.compile(text.encode("utf-8", "surrogatepass"), options)
-    except library.error as error:
-        said = error.args[0] if error.args else error
-        raise ValueError(said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)) from None
+    found: Pattern = _compiled(text.encode("utf-8", "surrogatepass"), False)
     return found
 
 
-@lru_cache(maxsize=1)
-def _library() -> tuple[Any, Any]:
+@lru_cache(maxsize=256)
+def of_text(text: str) -> Any:
+    """The same for Unicode text: `search(text)` gives a match as Python's `re` does, or None. Errors: ValueError."""
+    return _compiled(text, True)
+
+
+def _compiled(text: bytes | str, unicode: bool) -> Any:
+    library, options = _library(unicode)
+    try:
+        return library.compile(text, options)
+    except library.error as error:
+        said = error.args[0] if error.args else error
+        raise ValueError(said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)) from None
+
+
+@lru_cache(maxsize=2)
+def _library(unicode: bool) -> tuple[Any, Any]:
     try:
         import re2  # type: ignore[import-untyped, unused-ignore]
     except ImportError:
@@ -48,5 +58,5 @@ def _library() -> tuple[Any, Any]:
     options = re2.Options()
     options.max_mem = MAX_MEMORY
     options.log_errors = False
-    options.encoding = re2.Options.Encoding.LATIN1
+    options.encoding = re2.Options.Encoding.UTF8 if unicode else re2.Options.Encoding.LATIN1
     return re2, options

@@ -82,7 +82,7 @@ def jwt_plan(context: Context, value: JwtAuth, path: Path) -> JwtPlan:
     return JwtPlan(
         [item for item in providers if item is not None],
         mode_of(context, value.mode, path),
-        location_plan(context, value.location, (*path, "location"), _BEARER),
+        location_plan(context, value.location, (*path, "location"), _BEARER, read=True),
     )
 
 
@@ -157,7 +157,7 @@ def api_key_plan(context: Context, value: ApiKeys, path: Path) -> ApiKeyPlan:
         entries.append(ApiKeyEntry(hashed, msgspec.json.encode(item.metadata).decode()))
     if not value.keys and context.is_complete(path):
         context.findings.problem((*path, "keys"), "no key, so nobody could come in; add one")
-    return ApiKeyPlan(entries, mode_of(context, value.mode, path), location_plan(context, value.location, (*path, "location"), _BEARER))
+    return ApiKeyPlan(entries, mode_of(context, value.mode, path), location_plan(context, value.location, (*path, "location"), _BEARER, read=True))
 
 
 def _key_hash(context: Context, item: ApiKey, path: Path) -> str | None:
@@ -195,7 +195,7 @@ def basic_plan(context: Context, value: BasicAuth, path: Path) -> BasicPlan:
         if weak:
             findings.warning(place, f"{weak} of {len(users)} hashes are apr1 or {{SHA}}, which are guessed fast once they leak; use bcrypt: htpasswd -nB name")
     realm = "Restricted" if value.realm is None else findings.value((*path, "realm"), _realm, value.realm, "")
-    location = location_plan(context, value.authorization_location, (*path, "authorizationLocation"), _BASIC)
+    location = location_plan(context, value.authorization_location, (*path, "authorizationLocation"), _BASIC, read=True)
     return BasicPlan(users, realm, mode_of(context, value.mode, path), location)
 
 
@@ -231,5 +231,5 @@ def introspection_plan(context: Context, value: TokenIntrospection, path: Path) 
         duration(value.cache_ttl, "cacheTtl", 60_000_000_000),
         value.max_entries,
         mode_of(context, value.mode, path),
-        location_plan(context, value.location, (*path, "location"), _BEARER),
+        location_plan(context, value.location, (*path, "location"), _BEARER, read=True),
     )

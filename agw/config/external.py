@@ -13,12 +13,14 @@ import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import msgspec
+
 from agw.config import values
 from agw.config.files import read_text
-from agw.config.model_external import AdminAuth, DocumentSource, ExtAuthz, HttpProtocol, Oidc
+from agw.config.model_external import AdminAuth, DocumentSource, ExtAuthz, ExtAuthzService, HttpProtocol, Oidc
 from agw.config.problem import Finding, Path
 from agw.config.rules import expression
-from agw.config.tls import client_tls, secured
+from agw.config.services import condition_of, entries_fit, service_of
 from agw.config.values import NOT_YET, Endpoint, quoted
 from agw.runtime.plan import TlsClientPlan
 from agw.runtime.plan_security import AdminAuthPlan, AdminTokenPlan, CallPlan, ExtAuthzPlan, OidcPlan
@@ -40,27 +42,32 @@ _MAX_TTL_NS = 30 * 86_400 * 10**9
 
 def ext_authz(context: Context, value: ExtAuthz, path: Path) -> list[ExtAuthzPlan]:
     """`extAuthz`; empty after a problem that leaves nobody to ask."""
-    findings = context.findings
-    if value.conditional is not None:
-        findings.problem((*path, "conditional"), f"`conditional` {NOT_YET}; write one service, and the condition as a rule of `authorization`")
+    if value.conditional is None:
+        return _service(context, value, path)
+    below = (*path, "conditional")
+    if any(getattr(value, name) is not None for name in ("host", "service", "backend", "policies", "protocol")):
+        context.findings.problem(below, "`conditional` and a service beside it exclude each other; write the service as its last entry, without condition")
+    entries_fit(context, len(value.conditional), below)
+    out: list[ExtAuthzPlan] = []
+    for index, entry in enumerate(value.conditional):
+        condition = condition_of(context, entry.condition, (*below, index), index == len(value.conditional) - 1)
+        out += [msgspec.structs.replace(plan, condition=condition) for plan in _service(context, entry, (*below, index))]
+    return out
+
+
+def _service(context: Context, value: ExtAuthzService, path: Path) -> list[ExtAuthzPlan]:
+    """One service; empty after a problem that leaves nobody to ask."""
+    found = service_of(context, value, path)
+    if found is None:
         return []
-    chosen = context.choice(value, path, ("host", "service", "backend"))
-    if chosen in ("service", "backend"):
-        findings.problem((*path, chosen), f"`{chosen}` {NOT_YET}; write the address: host: name:port")
-        return []
-    if value.host is None:
-        return []
-    text, where = value.host, (*path, "host")
-    endpoint = findings.value(where, values.host_endpoint, text, Endpoint("invalid", 1))
-    given = value.policies.backend_tls if value.policies is not None else None
-    below = (*path, "policies", "backendTLS")
-    endpoint, tls = secured(context, endpoint, text, None if given is None else client_tls(context, given, below), where)
+    endpoint, tls = found
     common = _common(context, value, path)
     over_http = value.protocol is not None and context.choice(value.protocol, (*path, "protocol"), ("grpc", "http")) == "http"
     if value.protocol is not None and over_http and value.protocol.http is not None:
         return [_http(context, value.protocol.http, endpoint, tls, common, (*path, "protocol", "http"))]
     if tls not in (None, TlsClientPlan()):
-        findings.problem(below, f"more than `backendTLS: {{}}` for gRPC {NOT_YET}; use a certificate the system trusts, or protocol http")
+        place = (*path, "policies", "backendTLS") if value.policies is not None else (*path, "backend")
+        context.findings.problem(place, f"more than `backendTLS: {{}}` for gRPC {NOT_YET}; use a certificate the system trusts, or protocol http")
     host = f"unix:{endpoint.unix_path}" if endpoint.unix_path else endpoint.host
     grpc = value.protocol.grpc if value.protocol is not None else None
     metadata = _expressions(context, (grpc.metadata if grpc is not None else None) or {}, (*path, "protocol", "grpc", "metadata"))
@@ -68,7 +75,7 @@ def ext_authz(context: Context, value: ExtAuthz, path: Path) -> list[ExtAuthzPla
     return [ExtAuthzPlan(protocol="grpc", host=host, port=endpoint.port, tls=tls is not None, context=extensions, metadata_cel=metadata, **common)]
 
 
-def _common(context: Context, value: ExtAuthz, path: Path) -> dict[str, Any]:
+def _common(context: Context, value: ExtAuthzService, path: Path) -> dict[str, Any]:
     """What both protocols have."""
     findings = context.findings
     out: dict[str, Any] = {"on_failure": 403}

@@ -39,12 +39,11 @@ KEYS = _table(
         f"{_AUTH} {_UPSTREAM} a2a ai buffer delay mcpGuardrails requestMirror retry"
     ),
     BackendPolicies=(
-        f"{_UPSTREAM} a2a ai authorization extAuthz health http inferenceRouting mcpGuardrails "
+        f"{_UPSTREAM} a2a ai health http inferenceRouting mcpGuardrails "
         "sessionAffinity tcp"
     ),
     TargetPolicies=f"{_UPSTREAM} http tcp",
     GatewayPolicies=_AUTH,
-    RemoteRateLimit="backend conditional policies service",
     RouteTarget="kind",
     PolicyTarget="listenerSet",
     BackendTarget="service",
@@ -57,7 +56,6 @@ KEYS = _table(
     ServerTls="cipherSuites keyExchangeGroups spiffe",
     ApiKey="allowedModels",
     ServicePolicies="backendAuth backendTunnel http requestHeaderModifier tcp transformations",
-    Location="expression",
     AwsAuth="assumeRole",
     BackendAuth="azure gcp",
     OAuthClientAuth="certificate certificateHeader",

@@ -11,11 +11,17 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from agw.config import values
+import msgspec
+
+from agw.config import rules, values
 from agw.config.check import Context
-from agw.config.model_limits import LocalRateLimit, RateLimitDescriptor, RateLimitStore, RemoteRateLimit
+from agw.config.model_limits import LocalRateLimit, RateLimitDescriptor, RateLimitService, RateLimitStore, RemoteRateLimit
 from agw.config.problem import Path, path_text
+from agw.config.services import condition_of, entries_fit, service_of
+from agw.runtime.plan import TlsClientPlan
 from agw.runtime.plan_security import DescriptorEntry, DescriptorPlan, LimitPlan, RateStorePlan, RemoteLimitPlan
+from agw.security.cel_names import Phase
+from agw.security.ext_authz.values import constant
 
 FASTEST_NS = 1000
 """A million units a second: rounding an interval to nanoseconds changes the rate by a thousandth at most."""
@@ -101,26 +107,36 @@ def _interval(context: Context, item: LocalRateLimit, path: Path) -> int:
     return interval
 
 
-def expression(context: Context, text: str | None, path: Path, phase: str) -> str:
+def expression(context: Context, text: str | None, path: Path, phase: Phase) -> str:
     """An expression as it goes into the plan; "" when there is none."""
     if text is None:
         return ""
     if not text.strip():
         context.findings.problem(path, "the expression is empty; write one, or remove the key")
+    elif constant(text) is None:  # a constant needs no library
+        rules.expression(context, text, path, phase)
     return text
 
 
-def remote_limits(context: Context, item: RemoteRateLimit, path: Path) -> list[RemoteLimitPlan]:
+def remote_limits(context: Context, value: RemoteRateLimit, path: Path) -> list[RemoteLimitPlan]:
     """`remoteRateLimit`; empty after a problem."""
-    endpoint = values.Endpoint()
-    if item.host is None:
-        if context.is_complete(path):
-            context.findings.problem(path, "no service; give host")
-    else:
-        endpoint = context.findings.value((*path, "host"), values.host_endpoint, item.host, endpoint)
-        if endpoint.unix_path:
-            context.findings.problem((*path, "host"), f"a rate limit service at a unix socket {values.NOT_YET}; give host:port")
-    if not item.domain:
+    if value.conditional is None:
+        return _remote(context, value, path)
+    below = (*path, "conditional")
+    if value.domain or value.descriptors or value.host or value.backend:
+        context.findings.problem(below, "`conditional` and a service beside it exclude each other; write the service as its last entry, without condition")
+    entries_fit(context, len(value.conditional), below)
+    out: list[RemoteLimitPlan] = []
+    for index, entry in enumerate(value.conditional):
+        condition = condition_of(context, entry.condition, (*below, index), index == len(value.conditional) - 1)
+        out += [msgspec.structs.replace(plan, condition=condition) for plan in _remote(context, entry, (*below, index))]
+    return out
+
+
+def _remote(context: Context, item: RateLimitService, path: Path) -> list[RemoteLimitPlan]:
+    """One service; empty after a problem."""
+    found = service_of(context, item, path)
+    if not item.domain and context.is_complete(path):
         context.findings.problem((*path, "domain"), "the domain is empty; give the one that the service's configuration has")
     if not 1 <= len(item.descriptors) <= MOST_DESCRIPTORS and context.is_complete((*path, "descriptors")):
         context.findings.problem((*path, "descriptors"), f"there must be 1 to {MOST_DESCRIPTORS} descriptors")
@@ -128,11 +144,19 @@ def remote_limits(context: Context, item: RemoteRateLimit, path: Path) -> list[R
     timeout = 1_000_000_000
     if item.timeout is not None:
         timeout = context.findings.value((*path, "timeout"), values.positive_duration_ns, item.timeout, timeout)
+    if found is None:
+        return []
+    endpoint, tls = found
+    if endpoint.unix_path:
+        context.findings.problem((*path, "host"), f"a rate limit service at a unix socket {values.NOT_YET}; give host:port")
+    if tls not in (None, TlsClientPlan()):
+        place = (*path, "policies", "backendTLS") if item.policies is not None else (*path, "backend")
+        context.findings.problem(place, f"more than `backendTLS: {{}}` for gRPC {values.NOT_YET}; use a certificate the system trusts")
     if not endpoint.host:
         return []
     return [
         RemoteLimitPlan(
-            domain=item.domain, descriptors=descriptors, host=endpoint.host, port=endpoint.port, tls=endpoint.tls,
+            domain=item.domain, descriptors=descriptors, host=endpoint.host, port=endpoint.port, tls=tls is not None,
             fail_open=item.failure_mode.lower() == "failopen", timeout_ns=timeout,
         )
     ]  # fmt: skip

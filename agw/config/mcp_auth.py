@@ -55,7 +55,7 @@ def mcp_auth_plan(context: Context, value: McpAuthentication, path: Path) -> Mcp
     if web or not derived:
         # What was derived is found where its origin stands.
         jwt = provider_plan(context, JwtProvider(value.issuer, keys, audiences, value.jwt_validation_options), path)
-    location = location_plan(context, value.authorization_location, (*path, "authorizationLocation"), LocationPlan())
+    location = location_plan(context, value.authorization_location, (*path, "authorizationLocation"), LocationPlan(), read=True)
     client = value.client_id or ""
     secret = "" if value.client_secret is None else text_of(context, value.client_secret, (*path, "clientSecret")) or ""
     if provider in _CLIENT_NEEDED and not client and context.is_complete(path):

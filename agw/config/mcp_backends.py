@@ -106,6 +106,11 @@ class McpBackends:
         if len(built) < len(backend.targets):
             return None
         index = self._add(McpPlan(called, [item.plan for item in built], **options, **self._session_ttl, place=name or label))
+        for field, key in (("authorization", "authorization"), ("ext_authz", "extAuthz"), ("mcp_authorization", "mcpAuthorization")):
+            for number, item in enumerate(built):
+                if item.policies.get(field) != policies.get(field) and (len(built) > 1 or policies.get(field)):
+                    text = f"the backend this target refers to has {key} of its own, and requests are judged before a target is chosen"
+                    self.context.findings.problem((*targets, number), f"{text}; attach it to the route")
         first = next((item for item in built if item.plan.kind == "http"), None)
         if len(built) == 1:
             policies = built[0].policies

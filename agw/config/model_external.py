@@ -68,13 +68,12 @@ class CacheConfig(Model, frozen=True):
     max_entries: Annotated[int, about("Permissions kept per worker.", ge=0, le=1_000_000)] = 10_000
 
 
-class ExtAuthz(Model, frozen=True):
+class ExtAuthzService(Model, frozen=True):
     """Another service decides; exactly one of `host`, `service`, `backend`."""
 
     host: Annotated[str | None, about("The service: name:port, http:// or https:// URL, or unix:/path.")] = None
     service: Annotated[dict[str, Any] | None, about("A service by reference.")] = None
-    backend: Annotated[str | None, about("A backend by name.")] = None
-    conditional: Annotated[list[dict[str, Any]] | None, about("Several services, each under a condition.")] = None
+    backend: Annotated[str | None, about("Name of an entry of `backends` with a host.")] = None
     policies: Annotated[ServicePolicies | None, about("Policies for the connection to the service.")] = None
     protocol: Annotated[AuthzProtocol | None, about("How it is asked; `{grpc: {}}` when not given.")] = None
     failure_mode: Annotated[
@@ -86,6 +85,18 @@ class ExtAuthz(Model, frozen=True):
     include_request_body: Annotated[BodyOptions | None, about("Whether and how the service sees the body.")] = None
     cache: Annotated[CacheConfig | None, about("How long permissions are used again; not at all when not given.")] = None
     timeout: Annotated[str | None, ours("How long a verdict is waited for; 1s by default.")] = None
+
+
+class ExtAuthzEntry(ExtAuthzService, frozen=True):
+    """One of several services."""
+
+    condition: Annotated[str | None, about("When this one is asked: an expression; always when not given, for the last.")] = None
+
+
+class ExtAuthz(ExtAuthzService, frozen=True):
+    """Another service decides, or one of several."""
+
+    conditional: Annotated[list[ExtAuthzEntry] | None, about("Several services; the first whose condition is true is asked.")] = None
 
 
 class DocumentSource(Model, frozen=True):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+from agw.config.model_external import ServicePolicies
 from agw.config.modelling import Model, about, ours
 
 
@@ -43,16 +44,31 @@ class RateLimitDescriptor(Model, frozen=True):
     limit_override: Annotated[str | None, about("Expression for a map of unit and requestsPerUnit that replaces the service's limit.")] = None
 
 
-class RemoteRateLimit(Model, frozen=True):
-    """A rate limit service that speaks Envoy's protocol (RLS v3, gRPC)."""
+class RateLimitService(Model, frozen=True):
+    """A rate limit service that speaks Envoy's protocol (RLS v3, gRPC); exactly one of `host`, `service`, `backend`."""
 
-    domain: Annotated[str, about("Domain sent to the service.")]
-    descriptors: Annotated[list[RateLimitDescriptor], about("What the service is asked about.")]
+    domain: Annotated[str, about("Domain sent to the service.")] = ""
+    descriptors: Annotated[list[RateLimitDescriptor], about("What the service is asked about.")] = []
     host: Annotated[str | None, about("The service: name:port, or an http:// or https:// URL.")] = None
+    service: Annotated[dict[str, Any] | None, about("A service by reference.")] = None
+    backend: Annotated[str | None, about("Name of an entry of `backends` with a host.")] = None
+    policies: Annotated[ServicePolicies | None, about("Policies for the connection to the service.")] = None
     failure_mode: Annotated[
         Literal["failClosed", "FailClosed", "failOpen", "FailOpen"], about("Whether requests pass while the service does not answer; else 500.")
     ] = "failClosed"
     timeout: Annotated[str | None, ours("How long the service may take; 1s when not given.")] = None
+
+
+class RateLimitEntry(RateLimitService, frozen=True):
+    """One of several services."""
+
+    condition: Annotated[str | None, about("When this one is asked: an expression; always when not given, for the last.")] = None
+
+
+class RemoteRateLimit(RateLimitService, frozen=True):
+    """A rate limit service, or one of several."""
+
+    conditional: Annotated[list[RateLimitEntry] | None, about("Several services; the first whose condition is true is asked.")] = None
 
 
 class RateLimitStore(Model, frozen=True):

@@ -1,7 +1,7 @@
 """Where a credential stands in a message: the model of `location`, and its form in the plan.
 
 Rules kept here:
-- exactly one of header, query parameter and cookie;
+- exactly one of header, query parameter, cookie and, for what is only read, expression;
 - a header without `prefix` is the credential itself; a prefix says its own blank, as in `Bearer `;
 - what frames a message or names its host is no place for a credential.
 """
@@ -43,14 +43,20 @@ class Location(Model, frozen=True):
     header: Annotated[HeaderLocation | None, about("In a header.")] = None
     query_parameter: Annotated[NamedLocation | None, about("In a parameter of the query.")] = None
     cookie: Annotated[NamedLocation | None, about("In a cookie.")] = None
+    expression: Annotated[str | None, about("A CEL expression over named request headers; only where a credential is read.")] = None
 
 
-def location_plan(context: Context, value: Location | None, path: Path, default: LocationPlan) -> LocationPlan:
-    """The place in plan form; `default` when none is given or after a problem. `path` is that of `value`."""
+def location_plan(context: Context, value: Location | None, path: Path, default: LocationPlan, *, read: bool = False) -> LocationPlan:
+    """The place in plan form; `default` when none is given or after a problem. `path` is that of `value`. `read`: nothing is put there."""
     if value is None:
         return default
-    chosen = context.choice(value, path, ("header", "query_parameter", "cookie"))
+    chosen = context.choice(value, path, ("header", "query_parameter", "cookie", "expression"))
     findings = context.findings
+    if chosen == "expression" and value.expression is not None:
+        if not read:
+            findings.problem((*path, "expression"), "an expression finds a credential and cannot put one anywhere; give header, queryParameter or cookie")
+            return default
+        return _expression(context, value.expression, (*path, "expression"), default)
     if chosen == "header" and value.header is not None:
         below = (*path, "header")
         name = findings.value((*below, "name"), values.changed_header, value.header.name, default.name)
@@ -64,6 +70,26 @@ def location_plan(context: Context, value: Location | None, path: Path, default:
         return LocationPlan("query", findings.value((*below, "name"), _query_name, value.query_parameter.name, "key"), "")
     if chosen == "cookie" and value.cookie is not None:
         return LocationPlan("cookie", findings.value((*path, "cookie", "name"), _cookie_name, value.cookie.name, "key"), "")
+    return default
+
+
+def _expression(context: Context, text: str, path: Path, default: LocationPlan) -> LocationPlan:
+    from agw.config import rules  # which needs the models
+    from agw.security import cel
+
+    if not rules.expression(context, text, path, "http"):
+        return default
+    compiled = cel.compile(text, "http")
+    headers = compiled.members.get("request.headers")
+    if compiled.returns not in ("string", "dyn"):
+        context.findings.problem(path, f"the expression gives {compiled.returns}, and a credential is text")
+    elif compiled.needs != {"headers"} or not headers or "cookie" in headers:
+        hint = 'like request.headers["x-token"], which are taken off the request; use queryParameter for the query and cookie for cookies'
+        context.findings.problem(path, f"the expression may look at headers that it names and at nothing else, {hint}")
+    else:
+        for name in headers:
+            context.findings.value(path, values.changed_header, name, name)
+        return LocationPlan("expression", text, "", sorted(name.lower() for name in headers))
     return default
 
 

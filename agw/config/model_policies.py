@@ -123,6 +123,8 @@ class BackendPolicies(Model, frozen=True):
     request_header_modifier: Annotated[HeaderModifier | None, about("Changes to request headers.")] = None
     response_header_modifier: Annotated[HeaderModifier | None, about("Changes to response headers.")] = None
     request_redirect: Annotated[RequestRedirect | None, about("Answer with a redirect.")] = None
+    authorization: Annotated[RuleSet | None, about("Rules about requests to this backend, behind those of the route.")] = None
+    ext_authz: Annotated[ExtAuthz | None, about("Another service decides about requests to this backend, behind that of the route.")] = None
     mcp_authorization: Annotated[RuleSet | None, about("Rules about MCP: who may use, and see, which tool, prompt, resource or task.")] = None
     backend_tls: Annotated[BackendTls | None, about("TLS towards the backend.")] = msgspec.field(default=None, name="backendTLS")
     backend_auth: Annotated[BackendAuth | None, about("Credentials the backend gets.")] = None

@@ -23,6 +23,7 @@ import msgspec
 
 from agw.config import values
 from agw.config.backends import Backends
+from agw.config.bystanders import warn_of_strangers
 from agw.config.check import Context, MatchKey, Names, Ports, hostnames_meet
 from agw.config.clusters import Clusters
 from agw.config.grant_pages import add_pages
@@ -38,9 +39,15 @@ from agw.config.problem import Path
 from agw.config.process import access_log_plan, cluster_defaults, http_plan, process_plan
 from agw.config.rules import network_rules
 from agw.runtime.plan import BackendRef, MatchPlan, NamedPattern, Pattern, Plan, RoutePlan
+from agw.runtime.plan_security import RulesPlan
 
 _ROOT_KEY: MatchKey = ("prefix", "/", "", (), ())
 _PathKind = Literal["exact", "prefix", "regex"]
+_OF_BACKENDS = {
+    "mcp_authorization": ("mcpAuthorization", "mcp_authorization"), "authorization": ("authorization", "backend_authorization"),
+    "ext_authz": ("extAuthz", "backend_ext_authz"),
+}  # fmt: skip
+"""Field of a backend's policies -> its key, and the field of the route's policies that it becomes."""
 _PSEUDO_HEADERS = frozenset((":authority", ":method"))
 
 
@@ -54,7 +61,7 @@ class _PlanBuilder:
         self.context = context
         self.config = config
         clusters = Clusters(*cluster_defaults(context, config))
-        context.outside = Outside(clusters)
+        context.outside = Outside(clusters, config)
         self.ports = Ports(context)
         self.targeted = Targeted(context, config)
         self.listeners = Listeners(context, config, self.targeted, self.ports)
@@ -119,26 +126,29 @@ class _PlanBuilder:
                 backends.append(reference)
                 if reference.mcp >= 0:
                     self._warn_of_hidden_servers(reference, matches, path)
-        own = self._rules_of_backends(own, backends, path)
+        own = self._of_backends(own, backends, path)
         self._refuse_what_nobody_asks(own, backends, path)
         plan = RoutePlan(name, rule, hostnames, matches, backends)
         self._attach(plan, keys, own, listeners, path, bool(route.backends))
 
-    def _rules_of_backends(self, own: PolicySet, backends: list[BackendRef], path: Path) -> PolicySet:
-        """The rules for messages are decided where the route is; those of its backends become the route's, so they must agree."""
-        found = [None if item.policies is None else item.policies.mcp_authorization for item in backends]
-        chosen = next((item for item in found if item is not None), None)
-        if chosen is None:
-            return own
-        kinds = [(item.phase, [(rule.effect, rule.expression) for rule in item.rules]) if item is not None else None for item in found]
-        if any(item != kinds[0] for item in kinds):
-            text = "the backends of this route have different mcpAuthorization; attach one to the route, or make a route for each"
-            self.context.findings.problem((*path, "backends"), text)
-        for index, item in enumerate(backends):
-            if item.policies is not None:
-                policies = msgspec.structs.replace(item.policies, mcp_authorization=None)
-                backends[index] = msgspec.structs.replace(item, policies=None if policies == NO_POLICIES else policies)
-        return {**own, "mcp_authorization": chosen}
+    def _of_backends(self, own: PolicySet, backends: list[BackendRef], path: Path) -> PolicySet:
+        """What backends say of who may enter is decided where the route is; so the backends of a route must agree.
+
+        Rules for messages become the route's, rules for requests and services that are asked stand behind the route's own.
+        """
+        for field, (key, becomes) in _OF_BACKENDS.items():
+            found = [getattr(item.policies, field) if item.policies is not None else None for item in backends]
+            if not any(found):
+                continue
+            if any(_without_places(item) != _without_places(found[0]) for item in found):
+                text = f"the backends of this route have different {key}; attach one to the route, or make a route for each"
+                self.context.findings.problem((*path, "backends"), text)
+            own = {**own, becomes: next(item for item in found if item)}
+            for index, item in enumerate(backends):
+                if item.policies is not None:
+                    policies = msgspec.structs.replace(item.policies, **{field: [] if field == "ext_authz" else None})
+                    backends[index] = msgspec.structs.replace(item, policies=None if policies == NO_POLICIES else policies)
+        return own
 
     def _refuse_what_nobody_asks(self, own: PolicySet, backends: list[BackendRef], path: Path) -> None:
         """Policies about messages of MCP on a way where nobody reads messages: rules that look as if they held are worse than none."""
@@ -184,6 +194,7 @@ class _PlanBuilder:
             if number is None:
                 number = len(self.routes)
                 variants.append((merged, number))
+                warn_of_strangers(self.context, merged, path)
                 self.routes.append(
                     RoutePlan(route.name, route.rule, route.hostnames, route.matches, route.backends, plan_of(merged))
                 )
@@ -295,7 +306,9 @@ class _PlanBuilder:
         self.route_names.append("mcp")
         reference = self.backends.mcp_block(block, inherited_of(own), path)
         paths = [MCP_PATH, *([SSE_PATH] if block.stateful_mode == "stateful" else []), *(f"{MCP_PATH}/{server.name}" for server in block.virtual_servers)]
-        plan = RoutePlan("mcp", "", [], [MatchPlan("exact", text) for text in paths], [] if reference is None else [reference])
+        references = [] if reference is None else [reference]
+        own = self._of_backends(own, references, path)
+        plan = RoutePlan("mcp", "", [], [MatchPlan("exact", text) for text in paths], references)
         self._attach(plan, [("exact", text, "", (), ()) for text in paths], own, listeners, path, True)
 
 
@@ -303,3 +316,10 @@ def _condition_key(items: list[NamedPattern]) -> tuple[object, ...]:
     if not items:
         return ()
     return tuple(sorted((item.name, item.pattern.kind, item.pattern.value) for item in items))
+
+
+def _without_places(policy: object) -> object:
+    """A policy as it is compared: wherever in the file it stands."""
+    if isinstance(policy, RulesPlan):
+        return [(rule.effect, rule.expression) for rule in policy.rules]
+    return policy or None

@@ -15,6 +15,7 @@ from agw.config import values
 from agw.config.files import read_text
 from agw.config.modelling import Model, about
 from agw.config.problem import Path
+from agw.config.tls import client_tls
 from agw.config.values import Endpoint, quoted
 from agw.runtime.plan import TlsClientPlan
 from agw.runtime.plan_security import CallPlan, DocumentPlan
@@ -22,6 +23,7 @@ from agw.runtime.plan_security import CallPlan, DocumentPlan
 if TYPE_CHECKING:
     from agw.config.check import Context
     from agw.config.clusters import Clusters
+    from agw.config.model import Config
 
 
 class FromFile(Model, frozen=True):
@@ -33,9 +35,29 @@ class FromFile(Model, frozen=True):
 class Outside:
     """The services and documents of a plan while it is built."""
 
-    def __init__(self, clusters: Clusters) -> None:
+    def __init__(self, clusters: Clusters, config: Config) -> None:
         self._clusters = clusters
+        self._config = config
         self.documents: dict[str, DocumentPlan] = {}
+
+    def host_of(self, context: Context, name: str, path: Path) -> tuple[str, TlsClientPlan | None] | None:
+        """The address of an entry of `backends` as it is written, and its `backendTLS`; None after a problem at `path`, which names it."""
+        found = next(((index, item) for index, item in enumerate(self._config.backends) if item.name == name), None)
+        if found is None:
+            context.unknown(path, "backend", name, [item.name for item in self._config.backends])
+            return None
+        index, backend = found
+        if backend.host is None:
+            context.findings.problem(path, f"{quoted(name)} is no host; name an entry of `backends` that has one")
+            return None
+        tls = None
+        for number, item in enumerate(self._config.policies):
+            target = item.target.backend.backend if item.target.backend is not None else None
+            if target is not None and target.name == name and item.policy.backend_tls is not None:
+                tls = client_tls(context, item.policy.backend_tls, ("policies", number, "policy", "backendTLS"))
+        if backend.policies is not None and backend.policies.backend_tls is not None:
+            tls = client_tls(context, backend.policies.backend_tls, ("backends", index, "policies", "backendTLS"))
+        return backend.host, tls
 
     def call(self, context: Context, url: str, path: Path, label: str, *, timeout_ns: int = 5_000_000_000, tls: TlsClientPlan | None = None) -> CallPlan | None:
         """The call of a URL; None after a problem. `label` names the service in metrics, `tls` replaces the defaults of https."""

@@ -107,7 +107,9 @@ class Conversation(ABC):
             raise errors.RpcError(errors.INVALID_PARAMS, f"params.{key} must be a string", status=400)
         if rule.route == "tool":
             target, inner = await view.tool(self, name)
-            facts = self._admit(method, "tool", target, inner, name, errors.unknown_tool(name), parts.get("arguments"))
+            warrant = guarding.current()
+            tool = await view.described(self, name) if warrant is not None and warrant.described else None
+            facts = self._admit(method, "tool", target, inner, name, errors.unknown_tool(name), parts.get("arguments"), tool)
             ways = view.service.ways
             ways.learn_tool(view, name, target, inner, modern=self.names_for_all)
             if facts is not None and view is ways.view:
@@ -135,14 +137,15 @@ class Conversation(ABC):
             raise
 
     def _admit(
-        self, method: str, kind: str, target: Target, name: str, public: str, unknown: errors.RpcError, arguments: msgspec.Raw | None = None
+        self, method: str, kind: str, target: Target, name: str, public: str, unknown: errors.RpcError, arguments: msgspec.Raw | None = None,
+        tool: bytes | None = None,
     ) -> tuple[guarding.Warrant, McpFacts] | None:
         """Let a message about something named pass; by whose rights, unless nobody judges. Errors: `unknown` for what is hidden, or what
         the caller may do about it."""
         warrant = guarding.current()
         if warrant is None:
             return None
-        facts = McpFacts(method, kind, target.name, name, public, self.session_name, None if arguments is None else bytes(arguments))
+        facts = McpFacts(method, kind, target.name, name, public, self.session_name, None if arguments is None else bytes(arguments), tool)
         warrant.admit(facts, unknown)
         return warrant, facts
 

@@ -38,6 +38,9 @@ class Keeper(Protocol):
     @property
     def by_name(self) -> bool:
         """Does what is visible depend on identity and names alone, and not on headers, time or the like? Then lists are kept."""
+    @property
+    def described(self) -> bool:
+        """Do the rules look at what a target says of its tool? Then facts about tools have it."""
     def visible(self, identity: Identity, facts: McpFacts, call: Call) -> bool:
         """May the caller know of it? Nothing is charged."""
     def judge(self, identity: Identity, facts: McpFacts, call: Call) -> Refusal | None:
@@ -70,6 +73,11 @@ class Warrant:
             digest.update(orjson.dumps([who.claims, sorted(who.scopes)], default=repr, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS))
             self._stamp = digest.digest()
         return self._keeper, self._stamp
+
+    @property
+    def described(self) -> bool:
+        """Do the rules look at what a target says of its tool?"""
+        return self._keeper.described
 
     def sees(self, facts: McpFacts) -> bool:
         """Does it exist for the caller?"""

@@ -216,8 +216,12 @@ class View:
         """Whether an item stands in a list: whether its use would be let pass, as far as names tell."""
         session, method = conversation.session_name, USES[kind]
 
-        def sees(target: int, what: str, name: str, public: str) -> bool:
-            return warrant.sees(McpFacts(method if what != "resource" else "resources/read", what, self.targets[target].name, name, public, session))
+        described = warrant.described
+
+        def sees(target: int, what: str, name: str, public: str, raw: bytes) -> bool:
+            tool = raw if described and what == "tool" else None
+            use = method if what != "resource" else "resources/read"
+            return warrant.sees(McpFacts(use, what, self.targets[target].name, name, public, session, tool=tool))
 
         return sees
 
@@ -278,6 +282,14 @@ class View:
         else:
             found = self.catalogue.route_now("tools", self.audience(conversation), name)
         return None if found is None else (self.targets[found[0]], found[1])
+
+    async def described(self, conversation: Conversation, name: str) -> bytes | None:
+        """A tool as it is listed, raw JSON; None when it is not. Errors: RpcError when the lists cannot be had."""
+        _asking.set(conversation)
+        # Not Catalogue.find, which is content with a list that is out of date.
+        lists = await self.catalogue.listing("tools", self.audience(conversation))
+        found = lists.merge.find(name if self.picked is None else self.picked.public(name) or name)
+        return None if found is None else found.raw
 
     async def prompt(self, conversation: Conversation, name: str) -> tuple[Target, str]:
         """The target of a prompt and its name there."""
@@ -385,7 +397,7 @@ class View:
         if item is None:
             return
         warrant = guarding.current()
-        if warrant is not None and not self._sees("tools", warrant, request)(item.target, "tool", item.name, name or public):
+        if warrant is not None and not self._sees("tools", warrant, request)(item.target, "tool", item.name, name or public, item.raw):
             # Said to be unknown by whoever carries the call out; a word about its headers would say that it exists.
             return
         if b"x-mcp-header" not in item.raw:

@@ -20,7 +20,7 @@ from agw.runtime.plan_security import CallPlan, LocationPlan, PassthroughCredent
 
 SECURITY = (
     "sources", "oidc", "jwt", "mcp_auth", "introspection", "basic", "api_key", "ext_authz", "authorization", "mcp_authorization", "limits",
-    "remote_limits", "csrf", "consent",
+    "remote_limits", "csrf", "backend_authorization", "backend_ext_authz", "consent",
 )
 """Fields of PolicyPlan that make a gate."""
 
@@ -29,8 +29,10 @@ def locations(policies: PolicyPlan) -> list[LocationPlan]:
     """Where credentials of these policies stand, each place once."""
     found: list[LocationPlan] = []
     for plan in (policies.jwt, policies.mcp_auth.jwt if policies.mcp_auth is not None else None, policies.introspection, policies.basic, policies.api_key):
-        if plan is not None and plan.location not in found:
-            found.append(plan.location)
+        if plan is not None:
+            place = plan.location
+            places = [LocationPlan("header", name, "") for name in place.headers] if place.kind == "expression" else [place]
+            found += [each for each in places if each not in found]
     return found
 
 
@@ -101,7 +103,7 @@ def depends_on_peer(policies: PolicyPlan) -> bool:
     if policies.sources is not None:
         return True
     texts: list[str] = []
-    for rules in (policies.authorization, policies.mcp_authorization):
+    for rules in (policies.authorization, policies.mcp_authorization, policies.backend_authorization):
         if rules is not None:
             texts.extend(rule.expression for rule in rules.rules)
     for limit in policies.limits:

@@ -141,6 +141,9 @@ class PolicyPlan(Frozen, frozen=True, omit_defaults=True):
     limits: list[LimitPlan] = []
     remote_limits: list[RemoteLimitPlan] = []
     csrf: CsrfPlan | None = None
+    backend_authorization: RulesPlan | None = None
+    """Of the route's backends: behind the route's own."""
+    backend_ext_authz: list[ExtAuthzPlan] = []
     consent: ConsentPlan | None = None
     backend_auth: BackendAuthPlan | None = None
 

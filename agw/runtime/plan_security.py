@@ -22,11 +22,15 @@ class Frozen(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class LocationPlan(Frozen, frozen=True, omit_defaults=True):
-    """Where a credential stands: a header after `prefix` ("Bearer ", compared without case), a query parameter or a cookie."""
+    """Where a credential stands: a header after `prefix` ("Bearer ", compared without case), a query parameter or a cookie.
 
-    kind: Literal["header", "query", "cookie"] = "header"
+    Of `kind` expression, `name` is CEL that makes it of the `headers` it looks at (lower case); only for what is read.
+    """
+
+    kind: Literal["header", "query", "cookie", "expression"] = "header"
     name: str = "authorization"
     prefix: str = "Bearer "
+    headers: list[str] = []
 
 
 class DocumentPlan(Frozen, frozen=True, omit_defaults=True):
@@ -176,7 +180,7 @@ class DescriptorPlan(Frozen, frozen=True, omit_defaults=True):
 
 
 class RemoteLimitPlan(Frozen, frozen=True, omit_defaults=True):
-    """`remoteRateLimit`: Envoy's RLS v3 over gRPC at `host:port`."""
+    """`remoteRateLimit`: Envoy's RLS v3 over gRPC at `host:port`. Of several the first whose `condition` (CEL) is true is asked."""
 
     domain: str
     descriptors: list[DescriptorPlan]
@@ -185,6 +189,7 @@ class RemoteLimitPlan(Frozen, frozen=True, omit_defaults=True):
     tls: bool = False
     fail_open: bool = False
     timeout_ns: int = 1_000_000_000
+    condition: str = ""
 
 
 class RateStorePlan(Frozen, frozen=True, omit_defaults=True):
@@ -224,6 +229,8 @@ class ExtAuthzPlan(Frozen, frozen=True, omit_defaults=True):
     cache_ttl_cel: str = ""
     cache_entries: int = 10_000
     timeout_ns: int = 1_000_000_000
+    condition: str = ""
+    """Of several the first whose condition is true is asked; "" is true."""
 
 
 class OidcPlan(Frozen, frozen=True, omit_defaults=True):

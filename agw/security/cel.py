@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache, lru_cache
 from typing import Any, Final, NamedTuple, Protocol
 
+from agw.security.cel_default import PREFIX, STRING, Malformed, take_out
 from agw.security.cel_functions import FUNCTIONS, safe
 from agw.security.cel_names import UNAVAILABLE, Phase, Variable, presences, variables
 
@@ -85,9 +86,12 @@ class Expression:
     `returns` its static type, one of ANY. `constant` is its value when no fact can change it, else an EvaluationError.
     """
 
-    __slots__ = ("_program", "constant", "members", "names", "needs", "phase", "returns", "text")
+    __slots__ = ("_deferred", "_program", "constant", "members", "names", "needs", "phase", "returns", "text")
 
-    def __init__(self, text: str, phase: Phase, program: Any, names: frozenset[str], members: dict[str, frozenset[str] | None], needs: frozenset[str]) -> None:
+    def __init__(
+        self, text: str, phase: Phase, program: Any, names: frozenset[str], members: dict[str, frozenset[str] | None], needs: frozenset[str],
+        deferred: tuple[Deferred, ...] = (),
+    ) -> None:
         self.text = text
         self.phase = phase
         self.names = names
@@ -95,19 +99,56 @@ class Expression:
         self.needs = needs
         self.returns = _type_name(program)
         self._program = program
-        self.constant = _value_of(lambda: program.eval(data={}))
+        self._deferred = deferred
+        self.constant = self._of({})
 
     def __repr__(self) -> str:
         return f"Expression({self.text!r}, {self.phase!r})"
 
     def evaluate(self, values: Values) -> Any:
         """The value (None, bool, int, float, str, bytes, list, dict, datetime, timedelta) or an EvaluationError. Never raises."""
-        return _value_of(lambda: self._program.eval(data=values.data(self.names, self.members)))
+        return self._of(values.data(self.names, self.members))
 
-    def test(self, activation: Any) -> bool | EvaluationError:
+    def value(self, bound: Bound) -> Any:
+        """The same for several expressions over one `activation`."""
+        return self._of(bound.data) if self._deferred else _value_of(lambda: self._program.eval(bound.activation))
+
+    def _of(self, data: dict[str, Any]) -> Any:
+        """The value for these variables."""
+        if not self._deferred:
+            return _value_of(lambda: self._program.eval(data=data))
+        known, failed = self._resolved(data)
+        value = _value_of(lambda: self._program.eval(data=known))
+        return failed.get(value.missing, value) if isinstance(value, EvaluationError) else value
+
+    def _resolved(self, data: dict[str, Any]) -> tuple[dict[str, Any], dict[str, EvaluationError]]:
+        """The variables with those of `default` and `coalesce`, and why some of these have no value."""
+        known = dict(data)
+        failed: dict[str, EvaluationError] = {}
+        for variable, alternatives, takes_any in self._deferred:
+            for alternative in alternatives:
+                value = alternative._of(data)
+                if not isinstance(value, EvaluationError):
+                    if value is not None or alternative is alternatives[-1]:
+                        known[variable] = value
+                        failed.pop(variable, None)
+                        break
+                    continue
+                failed[variable] = value
+                if value.missing:
+                    if data.get(f"has_{value.missing}") is not False:
+                        break  # it is there, and no expression can use it
+                elif not takes_any and not value.text.startswith(_NO_KEY):
+                    break
+        return known, failed
+
+    def test(self, activation: Bound) -> bool | EvaluationError:
         """Is it true? For several expressions over one `activation`."""
+        if self._deferred:
+            found = self._of(activation.data)
+            return found if isinstance(found, (bool, EvaluationError)) else EvaluationError("the rule is neither true nor false")
         try:
-            result = self._program.eval(activation)
+            result = self._program.eval(activation.activation)
             value = result.value()
             if value is True:
                 return True
@@ -120,13 +161,28 @@ class Expression:
         return EvaluationError("the rule is neither true nor false")
 
 
-def activation(phase: Phase, data: dict[str, Any]) -> Any:
+class Deferred(NamedTuple):
+    """A call of `default` or `coalesce`; see `cel_default`."""
+
+    variable: str
+    alternatives: tuple[Expression, ...]
+    takes_any: bool
+
+
+class Bound(NamedTuple):
+    """Facts, in the library's form and as they are."""
+
+    activation: Any
+    data: dict[str, Any]
+
+
+def activation(phase: Phase, data: dict[str, Any]) -> Bound:
     """The facts of `data` for `Expression.test` of any expressions of this phase. Never raises: facts the library refuses are left out."""
-    env = _environment(phase, "")
+    env = _environment(phase, 0)
     try:
-        return env.Activation(data)
+        return Bound(env.Activation(data), data)
     except Exception:  # as above; `data` is checked, so this is not expected, and no fact is known then
-        return env.Activation({})
+        return Bound(env.Activation({}), {})
 
 
 def merged(expressions: Iterable[Expression]) -> tuple[frozenset[str], dict[str, frozenset[str] | None]]:
@@ -153,20 +209,39 @@ def compile(expression: str, phase: Phase) -> Expression:
     if size > MAX_EXPRESSION:
         raise CelError([Fault(f"the expression has {size} octets; at most {MAX_EXPRESSION} are allowed", 1, 1)])
     known = _known(phase)
-    text = _prepared(expression, known)
-    program = _parse(_environment(phase, ""), text, phase)
+    text, deferred = _taken_out(_prepared(expression, known), phase)
+    program = _parse(_environment(phase, len(deferred)), text, phase)
     _check_constants(expression)
     names: set[str] = set()
     words = set(re.findall(r"\w+", _seen(text)))
     for name in known:
         if name.rpartition(".")[2] in words:  # else it cannot be meant; each trial costs 0.2 ms
             try:
-                _environment_without(phase, name).compile(text)
+                _environment_without(phase, name, len(deferred)).compile(text)
             except RuntimeError:
                 names.add(name)
     members = {name: _members(text, name) for name in names if known[name].kind in ("map", "strings")}
     needs = frozenset(known[name].group for name in names) - {""}
-    return Expression(expression, phase, program, frozenset(names), members, needs)
+    if not deferred:
+        return Expression(expression, phase, program, frozenset(names), members, needs)
+    inner = [alternative for item in deferred for alternative in item.alternatives]
+    found, looked = merged(inner)
+    for name, wanted in looked.items():
+        before = members.get(name, frozenset())
+        members[name] = None if before is None or wanted is None else before | wanted
+    # Whether a variable is there decides whether another value may stand in for it.
+    asked = {f"has_{name}" for name in found} & known.keys()
+    return Expression(expression, phase, program, frozenset(names) | found | asked, members, needs.union(*(item.needs for item in inner)), tuple(deferred))
+
+
+def _taken_out(text: str, phase: Phase) -> tuple[str, list[Deferred]]:
+    """The text without calls of `default` and `coalesce`, and these. Errors: CelError."""
+    try:
+        text, taken = take_out(text)
+    except Malformed as error:
+        line = text.count("\n", 0, error.at) + 1
+        raise CelError([Fault(str(error), line, error.at - (text.rfind("\n", 0, error.at) + 1) + 1)]) from None
+    return text, [Deferred(item.variable, tuple(compile(part, phase) for part in item.arguments), item.takes_any) for item in taken]
 
 
 # ------------------------------------------------------------------------------------------------------- environments
@@ -188,7 +263,7 @@ def _library() -> Any:
     by_name: dict[str, list[Any]] = {}
     any_kind = {**types, "map": kinds.MAP, "list": kinds.LIST}
     for number, item in enumerate(FUNCTIONS):
-        chosen = any_kind if item.name in ("toJson", "form.encode") else types
+        chosen = any_kind if item.name in ("toJson", "to_json", "form.encode", "merge") else types
         overload = cel.Overload(
             f"agw_{number}", return_type=types[item.result], parameters=[chosen[kind] for kind in item.parameters], is_member=item.member,
             impl=_guarded(item.call),
@@ -222,32 +297,33 @@ def _known(phase: Phase) -> dict[str, Variable]:
     return {**variables(phase), **presences(phase)}
 
 
+def _declared(phase: Phase, deferred: int) -> dict[str, Variable]:
+    return {**_known(phase), **{f"{PREFIX}{number}": Variable(f"{PREFIX}{number}", "dyn", "", phase) for number in range(deferred)}}
+
+
 @cache
-def _environment(phase: Phase, _: str) -> Any:
-    return _library()(_known(phase))
+def _environment(phase: Phase, deferred: int) -> Any:
+    return _library()(_declared(phase, deferred))
 
 
-def _environment_without(phase: Phase, name: str) -> Any:
-    return _library()({other: item for other, item in _known(phase).items() if other != name})
+def _environment_without(phase: Phase, name: str, deferred: int) -> Any:
+    return _library()({other: item for other, item in _declared(phase, deferred).items() if other != name})
 
 
 # --------------------------------------------------------------------------------------------------------------- text
 
-_STRING = (
-    r"[bB]?[rR][bB]?(?:\"\"\"(?:.|\n)*?\"\"\"|'''(?:.|\n)*?'''|\"[^\"\n]*\"|'[^'\n]*')"
-    r"|[bB]?(?:\"\"\"(?:\\(?:.|\n)|[^\\])*?\"\"\"|'''(?:\\(?:.|\n)|[^\\])*?'''|\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*')"
-)
 _NAME = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*"
 _TOKEN = re.compile(
     rf"(?P<has>(?<![\w.])has\([ \t]*(?P<name>{_NAME})[ \t]*\))"
     r"|(?P<header>(?<![\w.])(?:request|response)\.headers\[[ \t]*(?:\"[\w-]*\"|'[\w-]*')[ \t]*\])"
     r"|(?P<replace>\.replace(?=\())"
-    rf"|(?:(?<!\w)(?:{_STRING}))|//[^\n]*"
+    rf"|(?:(?<!\w)(?:{STRING}))|//[^\n]*"
 )
-_CONSTANT = re.compile(rf"(?<![\w])(?P<name>cidr|ip|timestamp|duration|matches|containsIP|containsCIDR)\([ \t]*(?P<text>(?:{_STRING}))[ \t]*\)")
-_SKIPPED = re.compile(rf"(?<!\w)(?:{_STRING})|//[^\n]*")
+_CONSTANT = re.compile(rf"(?<![\w])(?P<name>cidr|ip|timestamp|duration|matches|containsIP|containsCIDR|regexReplace)\([ \t]*(?P<text>(?:{STRING}))[ \t]*[,)]")
+_SKIPPED = re.compile(rf"(?<!\w)(?:{STRING})|//[^\n]*")
 _ERROR = re.compile(r"^(?:INVALID_ARGUMENT: )?ERROR: <input>:(-?\d+):(-?\d+): (.*)$", re.MULTILINE)
 _UNDECLARED = re.compile(r"undeclared reference to '([^']*)' \(in container ''\)")
+_NO_KEY = "NOT_FOUND:"
 _ABSENT = re.compile(r'No value with name "([\w.]+)" found in Activation')
 
 
@@ -331,14 +407,15 @@ def _hint(name: str) -> str:
 def _check_constants(text: str) -> None:
     """Constants that no evaluation could use: networks, addresses, times and patterns."""
     comments = [found.span() for found in _SKIPPED.finditer(text)]
-    env = _environment("network", "")
+    env = _environment("network", 0)
     faults = []
     for found in _CONSTANT.finditer(text):
         start = found.start()
         if any(low <= start < high for low, high in comments):
             continue
         name, constant = found["name"], found["text"]
-        asked = {"matches": f'"".matches({constant})', "containsIP": f"ip({constant})", "containsCIDR": f"cidr({constant})"}.get(name, f"{name}({constant})")
+        asked = {"matches": f'"".matches({constant})', "containsIP": f"ip({constant})", "containsCIDR": f"cidr({constant})",
+                 "regexReplace": f'"".regexReplace({constant}, "")'}.get(name, f"{name}({constant})")
         try:
             value = _value_of(env.compile(asked).eval)
         except RuntimeError:

@@ -18,11 +18,14 @@ import binascii
 import hashlib
 import ipaddress
 import json
+import re
 import uuid
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl, quote, unquote, urlencode
+
+from agw._fast.patterns import of_text
 
 MAX_TEXT: Final = 1_048_576
 """Characters of any text or JSON text that goes into or comes out of a function, and about octets of a value as JSON."""
@@ -200,6 +203,36 @@ def _replace(text: str, old: str, new: str) -> str:
     return text.replace(old, new)
 
 
+def _regex_replace(text: str, pattern: str, replacement: str) -> str:
+    """The first match replaced, in time linear in the text. `$1`, `${name}` are groups, "" when there is none such; `$$` is a dollar sign."""
+    if len(pattern) > _SHORT:
+        raise ValueError("the pattern is too long")
+    found = of_text(pattern).search(text)
+    if found is None:
+        return text
+
+    def group(asked: re.Match[str]) -> str:
+        name = asked[1] or asked[2]
+        if name is None:
+            return "$"
+        try:
+            return found.group(int(name) if name.isdigit() else name) or ""
+        except IndexError:
+            return ""
+
+    return _bounded(text[: found.start()] + _GROUP.sub(group, replacement) + text[found.end() :])
+
+
+_GROUP = re.compile(r"\$(?:([0-9A-Za-z_]+)|\{([^}]+)\}|\$)")
+
+
+def _json_field(text: bytes | str, name: str) -> Any:
+    found = strict_json(text)
+    if not isinstance(found, dict) or name not in found:
+        raise ValueError("there is no such member")
+    return found[name]
+
+
 def _fail(text: str) -> bool:
     raise ValueError(text[:256])
 
@@ -237,8 +270,13 @@ FUNCTIONS: Final[tuple[Function, ...]] = (
     Function("isLinkLocalUnicast", ("string",), "bool", lambda text: address(text).is_link_local, True),
     *_each("json", _TEXTS, "dyn", strict_json),
     *_each("toJson", ("string", "int", "double", "bool", "map", "list"), "string", _json_text),
+    *_each("to_json", ("string", "int", "double", "bool", "map", "list"), "string", _json_text),
     *_each("base64.encode", _TEXTS, "string", lambda value: base64.b64encode(_octets(value)).decode()),
+    *_each("base64Encode", _TEXTS, "string", lambda value: base64.b64encode(_octets(value)).decode()),
     Function("base64.decode", ("string",), "bytes", _unpadded),
+    Function("base64Decode", ("string",), "bytes", _unpadded),
+    *(Function("jsonField", (kind, "string"), "dyn", _json_field) for kind in _TEXTS),
+    Function("regexReplace", ("string", "string", "string"), "string", _regex_replace, True),
     *_each("url.encode", _TEXTS, "string", lambda value: quote(_octets(value), safe="")),
     Function("url.decode", ("string",), "string", lambda text: unquote(text, errors="strict")),
     Function("form.encode", ("map",), "string", _form),
@@ -247,6 +285,8 @@ FUNCTIONS: Final[tuple[Function, ...]] = (
     *_each("sha1.encode", _TEXTS, "string", _digest("sha1")),
     *_each("md5.encode", _TEXTS, "string", _digest("md5")),
     Function("unvalidatedJwtPayload", ("string",), "map", _payload),
+    Function("merge", ("map", "map"), "map", lambda first, second: {**first, **second}),
+    Function("merge", ("map", "map"), "map", lambda first, second: {**first, **second}, True),
     Function("uuid", (), "string", lambda: str(uuid.uuid4())),
     Function("fail", ("string",), "bool", _fail),
     Function("cookie", ("strings", "string"), "string", _cookie, True),

@@ -45,6 +45,7 @@ _TABLE: Final = (
     Variable("mcp.sessionId", "string", "session", "mcp"),
     *(Variable(f"mcp.{kind}.{name}", "string", "name", "mcp") for kind in KINDS for name in ("name", "target")),
     Variable("mcp.tool.arguments", "map", "arguments", "mcp"),
+    Variable("mcp.tool.annotations", "map", "annotations", "mcp"),
 )
 _RESPONSE: Final = (
     Variable("response.code", "int", "response", "response"),
@@ -63,15 +64,12 @@ ENVIRONMENT: Final = MappingProxyType({"env.podName": "POD_NAME", "env.namespace
 
 UNAVAILABLE: Final = MappingProxyType(
     {
-        "default": 'write jwt.?name.orValue("...")',
-        "coalesce": "write a.?b.or(a.?c).orValue(\"...\")",
         "random": "a rule must decide the same way twice",
-        "regexReplace": "use matches(), replace() or split()",
         "with": "write cel.bind(name, value, expression)",
         "variables": "name the ones that matter",
         "mapValues": "use map()",
         "filterKeys": "use filter()",
-        "merge": "name the fields that matter",
+        "removeKeys": "use filter()",
         "flatten": "name the fields that matter",
         "flattenRecursive": "name the fields that matter",
         "redacted": "header values are plain text here",
@@ -95,7 +93,6 @@ UNAVAILABLE: Final = MappingProxyType(
         "metadata": "agw has none",
         "mcp.tool.result": "it is not known before the answer",
         "mcp.tool.error": "it is not known before the answer",
-        "mcp.tool.annotations": "what a server says of its own tools is no ground for a decision",
     }
 )
 """Names that other gateways' files use, and what to do instead."""
@@ -113,7 +110,7 @@ def variables(phase: Phase) -> dict[str, Variable]:
     if phase == "response":
         found.update((item.name, item) for item in _RESPONSE)
     if phase == "log":
-        del found["mcp.sessionId"]
+        del found["mcp.sessionId"], found["mcp.tool.annotations"]
         found.update((item.name, item) for item in _LOG)
     return found
 

@@ -13,6 +13,7 @@ import binascii
 import json
 import math
 import re
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from agw.security.credentials_in import Malformed
@@ -24,13 +25,18 @@ MAX_DEPTH = 32
 MAX_KID = 256
 """Characters of a key id."""
 MAX_ALG = 32
+HEADERS = 64
+"""Headers that are remembered with what they say, least recently used first to go."""
 
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 """Matches at every quotation mark, or what follows one that fails would be tried from each of the next ones: a second for a token."""
 _ELSE = re.compile(r"[^\[\]{}]+")
-_PARTS = re.compile(rb"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
-_STANDARD = bytes.maketrans(b"-_", b"+/")
+_STANDARD = bytes.maketrans(b"-_+/=", b"+/***")
+"""To the standard alphabet; what is in that one only becomes what is in neither."""
 _PADDING = (b"", b"", b"==", b"=")
+_ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+_NO_PARTS = Malformed("not three parts of unpadded base64url")
+_NOT_CANONICAL = Malformed("base64url that is not canonical")
 _LAST = {2: frozenset(b"AQgw"), 3: frozenset(b"AEIMQUYcgkosw048")}
 _BRINGS_A_KEY = ("jwk", "jku", "x5u")
 _TYPES = frozenset(("jwt", "at+jwt", "application/at+jwt"))
@@ -50,33 +56,46 @@ def parse(token: bytes) -> Compact | Malformed:
     """The parts of a token."""
     if len(token) > MAX_TOKEN:
         return Malformed(f"the token is longer than {MAX_TOKEN} octets")
-    match = _PARTS.fullmatch(token)
-    if match is None:
-        return Malformed("not three parts of unpadded base64url")
-    decoded: list[bytes] = []
-    for part in match.groups():
-        octets = _decode(part)
-        if octets is None:
-            return Malformed("base64url that is not canonical")
-        decoded.append(octets)
-    header = object_of(decoded[0])
+    parts = token.split(b".")
+    if len(parts) != 3:
+        return _NO_PARTS
+    payload, signature = _decode(parts[1]), _decode(parts[2])
+    if isinstance(payload, Malformed):
+        return payload
+    if isinstance(signature, Malformed):
+        return signature
+    header = _header(parts[0])
+    if isinstance(header, Malformed):
+        return header
+    claims = object_of(payload)
+    if isinstance(claims, Malformed):
+        return Malformed(f"claims: {claims.cause}")
+    return Compact(*header, claims, token[: -len(parts[2]) - 1], signature)
+
+
+def _decode(part: bytes) -> bytes | Malformed:
+    """The octets of a part. Malformed for any other octet, and when another spelling of the same octets exists."""
+    rest = len(part) & 3
+    if not part:
+        return _NO_PARTS
+    try:
+        octets = binascii.a2b_base64(part.translate(_STANDARD) + _PADDING[rest], strict_mode=True)
+    except binascii.Error:
+        return _NOT_CANONICAL if rest == 1 and not part.strip(_ALPHABET) else _NO_PARTS
+    return _NOT_CANONICAL if rest and part[-1] not in _LAST[rest] else octets
+
+
+@lru_cache(maxsize=HEADERS)
+def _header(part: bytes) -> tuple[str, str | None] | Malformed:
+    """Algorithm and key id. The tokens of a key have the same header: it is read once."""
+    octets = _decode(part)
+    if isinstance(octets, Malformed):
+        return octets
+    header = object_of(octets)
     if isinstance(header, Malformed):
         return Malformed(f"header: {header.cause}")
     refused = _refused_header(header)
-    if refused is not None:
-        return refused
-    claims = object_of(decoded[1])
-    if isinstance(claims, Malformed):
-        return Malformed(f"claims: {claims.cause}")
-    return Compact(header["alg"], header.get("kid"), claims, token[: match.end(2)], decoded[2])
-
-
-def _decode(part: bytes) -> bytes | None:
-    """The octets of a part; None when another spelling of the same octets exists."""
-    rest = len(part) & 3
-    if rest == 1 or (rest and part[-1] not in _LAST[rest]):
-        return None
-    return binascii.a2b_base64(part.translate(_STANDARD) + _PADDING[rest])
+    return (header["alg"], header.get("kid")) if refused is None else refused
 
 
 def _refused_header(header: dict[str, Any]) -> Malformed | None:

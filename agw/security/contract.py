@@ -219,7 +219,8 @@ class SecurityHost(Protocol):
 class McpFacts(NamedTuple):
     """What rules and limits know of one MCP message. `kind`: tool, prompt, resource, task or "". `arguments` is raw JSON.
 
-    `name` is the target's own name of the thing, `public` what the client says.
+    `name` is the target's own name of the thing, `public` what the client says. `tool` is the tool as its target lists it, raw JSON; None when
+    nobody asked (`Keeper.described`) or it lists none of the name.
     """
 
     method: str
@@ -229,3 +230,4 @@ class McpFacts(NamedTuple):
     public: str = ""
     session: str = ""
     arguments: bytes | None = None
+    tool: bytes | None = None

@@ -3,7 +3,7 @@
 Rules:
 - one credential, one reading: two headers, two parameters or two cookies of the name are an error, never "the first";
 - a header is exactly its prefix (compared without case) and then visible ASCII: no further blank, no other octet;
-- a header with another scheme holds no credential of this kind;
+- a header with another scheme holds no credential of this kind; an expression decides itself what is one: null or "" is none;
 - nothing is trimmed, joined or repaired; a part that needs repair is an error.
 """
 
@@ -28,6 +28,7 @@ Reader = Callable[[Request], bytes | Malformed | None]
 """The octets of the credential; None when there is none."""
 
 _VISIBLE = re.compile(rb"[!-~]+")
+_VISIBLE_OCTETS = bytes(range(0x21, 0x7F))
 _TOKEN_OCTET = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]")
 
 
@@ -37,6 +38,8 @@ def reader(location: LocationPlan) -> Reader:
         return _header_reader(location.name.lower().encode(), location.prefix.encode())
     if location.kind == "query":
         return _query_reader(location.name.encode())
+    if location.kind == "expression":
+        return _expression_reader(location.name, [name.encode() for name in location.headers])
     return _cookie_reader(location.name.encode())
 
 
@@ -56,7 +59,7 @@ def _header_reader(name: bytes, prefix: bytes) -> Reader:
         value = found[0]
         if value[:size].lower() == folded:
             rest = value[size:]
-            return rest if _VISIBLE.fullmatch(rest) else other
+            return rest if rest and not rest.translate(None, _VISIBLE_OCTETS) else other
         # `Bearer` alone, or before a tab: the scheme is ours and the form is not. `Bearerx` is another scheme.
         if value[: len(scheme)].lower() == scheme and not _TOKEN_OCTET.match(value, len(scheme)):
             return other
@@ -85,6 +88,26 @@ def _query_reader(name: bytes) -> Reader:
         if found is None:
             return None
         return found if _VISIBLE.fullmatch(found) else other
+
+    return read
+
+
+def _expression_reader(text: str, headers: list[bytes]) -> Reader:
+    """Errors: CelError, CelMissing."""
+    from agw.security import cel
+    from agw.security.facts import Facts
+
+    expression = cel.compile(text, "http")
+    failed = Malformed("the expression of `location` gives no credential of the headers it looks at")
+
+    def read(request: Request) -> bytes | Malformed | None:
+        if not any(request.values(name) for name in headers):
+            return None
+        found = expression.evaluate(Facts(request))
+        if found is None or found == "":
+            return None
+        octets = found.encode("utf-8", "replace") if isinstance(found, str) else b""
+        return octets if _VISIBLE.fullmatch(octets) else failed
 
     return read
 

@@ -2,6 +2,7 @@
 
 Rules:
 - a value that is not known is left out: to name it is an evaluation error, `has()` of it is false;
+- what a tool's target says of it (`annotations`) is known where the tool was listed, in lists and calls alike; a tool without any has `{}`;
 - values are made anew for every decision from what the request, the identity and the message say; the arguments of a tool are parsed only for
   an expression that looks at them, and refused (left out) when they are too large, too deep, or name a member twice;
 - text of a head is read octet by octet (Latin-1), the path as UTF-8; repeated headers are joined by commas (RFC 9110 section 5.3);
@@ -134,12 +135,14 @@ class Facts:
             return _MISSING
         if field == "target":
             return safe(mcp.target)
+        if field == "annotations":
+            return _MISSING if mcp.tool is None else _only(strict_json(mcp.tool).get("annotations", {}), wanted)
         if self.listing:
             return _MISSING
         arguments = strict_json(mcp.arguments) if mcp.arguments else {}
         if arguments is None:
             arguments = {}
-        return _only(arguments, wanted) if isinstance(arguments, dict) else _MISSING
+        return _only(arguments, wanted)
 
     def _source(self, name: str) -> Any:
         source = self.claims.get("source") or {}
@@ -167,7 +170,9 @@ def _narrowed(value: Any, wanted: frozenset[str] | None) -> Any:
     return safe(value if wanted is None else {name: value[name] for name in wanted if name in value})
 
 
-def _only(value: dict[str, Any], wanted: frozenset[str] | None) -> dict[str, Any]:
+def _only(value: Any, wanted: frozenset[str] | None) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("there is something, and no object")
     return value if wanted is None else {name: value[name] for name in wanted if name in value}
 
 

@@ -54,6 +54,8 @@ class Keeper:
         self.steps: list[Step] = make_steps(policies, host)
         self.readers: list[Any] = [step if hasattr(step, "wants_body") else None for step in self.steps]
         """Those of them that are a `contract.Reader`."""
+        self.choosers: list[Any] = [getattr(step, "choose", None) for step in self.steps]
+        """`conditional.Conditional.choose` of those that are one of several."""
         self.messages = Messages(policies, host, limits)
         self.waiting = 0
         for step in self.steps:
@@ -72,10 +74,15 @@ class Keeper:
 
     def _walk(self, entry: Entry, found: Found, at: int) -> None:
         for number in range(at, len(self.steps)):
-            reader = self.readers[number]
+            step, reader = self.steps[number], self.readers[number]
+            if self.choosers[number] is not None:
+                step = self.choosers[number](entry, found)
+                if step is None:
+                    continue
+                reader = step if hasattr(step, "wants_body") else None
             if reader is not None and self._reads(entry, found, number, reader):
                 return
-            answer = self.steps[number].check(entry, found)
+            answer = step.check(entry, found)
             if answer is None:
                 continue
             if isinstance(answer, Refusal):
@@ -168,6 +175,11 @@ class Keeper:
     def by_name(self) -> bool:
         """Does what is visible depend on identity and names alone?"""
         return self.messages.by_name
+
+    @property
+    def described(self) -> bool:
+        """Must `McpFacts.tool` be told of tools?"""
+        return self.messages.described
 
     def visible(self, identity: Identity, facts: McpFacts, call: Call) -> bool:
         """May this caller know of the thing? Limits do not count."""

@@ -17,6 +17,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+import orjson
+
 from agw._fast.logview import LogView, view
 from agw.runtime.plan import AccessLogPlan
 from agw.security import cel
@@ -62,10 +64,12 @@ class LogDetails:
         self._filter = cel.compile(plan.filter, "log") if plan.filter else None
         asked = [expression for _, expression in self._fresh] + ([self._filter] if self._filter is not None else [])
         self._asks = bool(asked)
+        self._names, self._members = cel.merged(asked)
         self.looks = any(expression.needs & _LOOKS for expression in asked)
         taken_off = frozenset(plan.remove) | (OWN & plan.add.keys())
         self.shape: Callable[[bytes], bytes] | None = _without(taken_off - {"time"}) if taken_off - {"time"} else None
-        self._nobody = _members(self._lasting, Facts())
+        self._lasting_names = cel.merged(expression for _, expression in self._lasting)
+        self._nobody = self._made({})
 
     def __call__(self, who: Identity | None, exchange: Exchange) -> bytes | None:
         """The members of a line, each after a comma; None: there is to be no line. Never raises."""
@@ -73,11 +77,11 @@ class LogDetails:
             if not self._asks:
                 return self._of(who)
             seen = view(exchange)
-            facts = _facts(seen, who)
-            if self._filter is not None and self._left_out(self._filter, facts):
+            bound = cel.activation("log", _facts(seen, who).data(self._names, self._members))
+            if self._filter is not None and _left_out(self._filter.value(bound)):
                 return None
             lasting = self._of(who)
-            return lasting + _members(self._fresh, facts, MAX_ADDED - len(lasting))
+            return lasting + _joined(self._fresh, bound, MAX_ADDED - len(lasting))
         except Exception:
             log.exception("fields of the access log")
             return b""
@@ -88,15 +92,16 @@ class LogDetails:
             return self._nobody
         kept = who.extra.get("log")
         if kept is None or kept[0] is not self:
-            kept = who.extra["log"] = (self, _members(self._lasting, Facts(None, who.claims)))
+            kept = who.extra["log"] = (self, self._made(who.claims))
         fields: bytes = kept[1]
         return fields
 
-    def _left_out(self, chosen: Expression, facts: Facts) -> bool:
-        result = chosen.evaluate(facts)
-        if isinstance(result, EvaluationError):
-            return result.missing.startswith(_THINGS)
-        return result is False
+    def _made(self, claims: dict[str, Any]) -> bytes:
+        return _joined(self._lasting, cel.activation("log", Facts(None, claims).data(*self._lasting_names)), MAX_ADDED)
+
+
+def _left_out(result: Any) -> bool:
+    return result.missing.startswith(_THINGS) if isinstance(result, EvaluationError) else result is False
 
 
 def _facts(seen: LogView, who: Identity | None) -> Facts:
@@ -157,11 +162,11 @@ def _member(name: str) -> bytes:
     return b"," + json.dumps(name).replace("\x7f", "\\u007f").encode() + b":"
 
 
-def _members(fields: list[tuple[bytes, Expression]], facts: Facts, room: int = MAX_ADDED) -> bytes:
+def _joined(fields: list[tuple[bytes, Expression]], bound: cel.Bound, room: int) -> bytes:
     """The members that have a value, as long as there is room."""
     parts: list[bytes] = []
     for name, expression in fields:
-        value = _written(expression.evaluate(facts))
+        value = _written(expression.value(bound))
         room -= len(name) + len(value)
         if value and room >= 0:
             parts.append(name + value)
@@ -193,9 +198,7 @@ def _without(names: frozenset[str]) -> Callable[[bytes], bytes]:
     """Takes members off a line that lacks its closing brace."""
 
     def shape(line: bytes) -> bytes:
-        found = json.loads(line + b"}")
-        left = {name: value for name, value in found.items() if name not in names}
-        text = json.dumps(left, separators=(",", ":"), ensure_ascii=False).replace("\x7f", "\\u007f").encode("utf-8", "replace")
-        return text[:-1]
+        found = orjson.loads(line + b"}")
+        return orjson.dumps({name: value for name, value in found.items() if name not in names})[:-1].replace(b"\x7f", b"\\u007f")
 
     return shape

@@ -72,7 +72,7 @@ class MessageRules:
 
 def _about_methods(rule: RulePlan, plan: RulesPlan) -> bool:
     needs = cel.compile(rule.expression, plan.phase).needs
-    return rule.effect != "allow" and "method" in needs and "name" not in needs and "arguments" not in needs
+    return rule.effect != "allow" and "method" in needs and not needs & {"name", "arguments", "annotations"}
 
 
 def _nth(on_error: Callable[[int], object], chosen: list[int]) -> Callable[[int], object]:

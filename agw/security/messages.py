@@ -85,6 +85,12 @@ class Messages:
         return _charges(self._request_limits, Facts(entry, found.claims))
 
     @property
+    def described(self) -> bool:
+        """Do rules or limits look at what a target says of its tool?"""
+        asked = [check.needs for check in self._message_limits] + ([self.rules.needs] if self.rules is not None else [])
+        return any("annotations" in needs for needs in asked)
+
+    @property
     def by_name(self) -> bool:
         """Does what the rules show depend on identity and names alone?"""
         return self.rules is None or self.rules.lasting

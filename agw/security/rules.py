@@ -29,7 +29,7 @@ _WORTH_IT = 2
 THINGS: Final = 4096
 """Tools, prompts and the like for which a set remembers which rules can be true; when there are more, all are forgotten."""
 
-_VARYING = (".arguments", ".methodName", ".sessionId")
+_VARYING = (".arguments", ".annotations", ".methodName", ".sessionId")
 _UNTOLD = ("mcp.tool.arguments", "mcp.methodName")
 
 

@@ -27,19 +27,26 @@ ORDER = (
     ("authorization", "agw.security.http_rules"),
     ("remote_limits", "agw.security.rls"),
     ("csrf", "agw.security.csrf"),
+    ("backend_authorization", "agw.security.http_rules"),
+    ("backend_ext_authz", "agw.security.ext_authz"),
     ("consent", "agw.security.consent.page"),
 )
 """(field of PolicyPlan, module); without field it is a step of every route that has any."""
 
 
 def make_steps(policies: PolicyPlan, host: SecurityHost) -> list[Step]:
-    """The steps of a route's policies; a list of plans makes a step each."""
+    """The steps of a route's policies; a list of plans is one step, of which each request asks one."""
     steps: list[Step] = []
     for field, module in ORDER:
         plan: Any = getattr(policies, field) if field else policies
         if plan:
             factory = factory_of(module)
-            steps.extend(factory(each, host) for each in (plan if isinstance(plan, list) else [plan]))
+            made: list[Step] = [factory(each, host) for each in (plan if isinstance(plan, list) else [plan])]
+            if isinstance(plan, list) and (len(plan) > 1 or plan[0].condition):
+                from agw.security.conditional import Conditional  # only policies under conditions pay for it
+
+                made = [Conditional([(each.condition, step) for each, step in zip(plan, made, strict=True)])]
+            steps += made
     return steps
 
 

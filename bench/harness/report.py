@@ -74,6 +74,13 @@ def ratio(runs: Sequence[Run], control: Sequence[Run], metric: str) -> float | N
     return statistics.median(ratios) if ratios else None
 
 
+def difference(runs: Sequence[Run], other: Sequence[Run], metric: str) -> float | None:
+    """Median over the rounds of value - value of the other variant in the same round."""
+    pairs = [(own["metrics"].get(metric), its["metrics"].get(metric)) for own, its in zip(runs, other, strict=False)]
+    differences = [own - its for own, its in pairs if own is not None and its is not None]
+    return statistics.median(differences) if differences else None
+
+
 def _cells(runs: Sequence[Run], control: Sequence[Run]) -> list[str]:
     user, system = median(runs, "cpu_user_us"), median(runs, "cpu_system_us")
     limited = _is_limit(runs) and _is_limit(control)

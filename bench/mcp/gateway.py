@@ -14,6 +14,7 @@ from bench.harness import http_messages as messages
 from bench.peers.agw import Agw
 from bench.peers.base import Job, Peer, fill
 from bench.peers.nginx import Nginx, user_line
+from bench.security import instructions, policies
 
 _HERE = Path(__file__).resolve().parent
 _VENVS = _HERE.parent
@@ -30,6 +31,9 @@ class McpJob(Job):
     streams: bool = False  # do targets have a GET stream?
     prefix_always: bool = False
     file: Path | None = None  # served by nginx as /file
+    policies: str = ""  # of the MCP route; see security/policies.py
+    beside: str = ""  # a second route with policies
+    jwks: Path | None = None  # what tokens are verified with
 
     def target_path(self, number: int) -> str:
         """Where target `number` is on the server; see backend.c."""
@@ -55,6 +59,10 @@ class McpAgw(Agw):
             backend_port=job.backend_port,
             status_port=job.status_port,
             stats_port=job.stats_port,
+            access_log=str(job.access_log).lower(),
+            log_path=self.access_log(directory),
+            policies=policies.of_route(job.policies, job.jwks),
+            guarded=policies.route(job.beside, job.jwks, job.backend_port),
             prefix="always" if job.prefix_always else "conditional",
             targets="\n".join(
                 f'      - {{name: {TARGET.format(number)}, mcp: {{host: "http://127.0.0.1:{job.backend_port}{job.target_path(number)}"}}}}'
@@ -62,6 +70,29 @@ class McpAgw(Agw):
             ),
         )
         return [*self._command(), "serve", "-f", str(config), "--workers", str(job.workers)]
+
+
+class CountedAgw(McpAgw):
+    """The same, where the instructions of its workers can be counted (security/instructions.py)."""
+
+    name = "agw-counted"
+    start_limit_s = 120.0
+
+    def missing(self) -> str:
+        """A counter must work here."""
+        return super().missing() or instructions.missing()
+
+    def version(self) -> str:
+        """Of the counter."""
+        return instructions.tool()
+
+    def prepare(self, job: Job, directory: Path) -> list[str]:
+        """Under the counter, if that is a program around it."""
+        return [*instructions.around(directory), *super().prepare(job, directory)]
+
+    def worker_pids(self) -> list[int]:
+        """None after the count, which may end the gateway."""
+        return super().worker_pids() if self._child is not None else []
 
 
 class McpNginx(Nginx):
@@ -81,6 +112,7 @@ class McpNginx(Nginx):
             backend_port=job.backend_port,
             server_path=job.target_path(0),
             file=served,
+            access_log="access.log json buffer=64k flush=1s" if job.access_log else "off",
         )
         return [self.path(), "-e", str(directory / "error.log"), "-p", str(directory), "-c", str(config)]
 
@@ -171,5 +203,5 @@ class StdioProxy(_PythonProxy):
 
 
 PEERS: dict[str, type[Peer]] = {
-    kind.name: kind for kind in (McpDirect, McpNginx, McpAgw, FastMcpProxy, StdioProxy)
+    kind.name: kind for kind in (McpDirect, McpNginx, McpAgw, CountedAgw, FastMcpProxy, StdioProxy)
 }

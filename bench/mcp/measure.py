@@ -17,6 +17,7 @@ from typing import cast
 
 from bench.harness import http_messages as messages
 from bench.harness import processes, procfs, wrk
+from bench.harness.cores import available
 from bench.harness.dialogue import Dialogue
 from bench.harness.measure import Bench, Meter, Sample, closed_loop
 from bench.harness.processes import BenchError, python_module
@@ -25,6 +26,7 @@ from bench.mcp import sessions
 from bench.mcp.gateway import PEERS, McpJob
 from bench.mcp.scenarios import Kind, McpScenario, Variant
 from bench.peers import Peer
+from bench.security.tokens import Issuer, with_token
 
 _LEAST_REQUESTS = 1024
 """Different requests (and JSON-RPC ids) in turn: no id may be twice under way in a session."""
@@ -46,6 +48,7 @@ class Lab:
     bench: Bench
     server_port: int
     ports: Iterator[int]
+    issuer: Issuer
     token_length: int = 256  # of agw's session ids; known after its first start
     list_file: Path | None = None  # agw's answer to tools/list
     rates: dict[str, float] = field(default_factory=dict)  # STREAMS: by scenario
@@ -65,6 +68,11 @@ class Instance:
     file: Path
     found: Sample = field(default_factory=dict)  # known since the start
     holder: Dialogue | None = None
+    tokens: list[str] = field(default_factory=list)
+
+    def dress(self, request: bytes, client: int) -> bytes:
+        """The request as this client sends it."""
+        return with_token(request, self.tokens[client % len(self.tokens)]) if self.tokens else request
 
     @property
     def port(self) -> int:
@@ -84,20 +92,21 @@ def start(lab: Lab, scenario: McpScenario, variant: Variant) -> Instance:
     """A fresh instance, ready to be measured. Errors: BenchError."""
     directory = lab.bench.directory / f"{scenario.key}-{variant.name}-{time.monotonic_ns():x}"
     directory.mkdir()
-    fields = {"file": lab.list_file, **variant.job}
+    fields = {"file": lab.list_file, "jwks": lab.issuer.jwks, **variant.job}
     job = McpJob(next(lab.ports), lab.server_port, 0, next(lab.ports), next(lab.ports), **fields)  # type: ignore[arg-type]
     peer = PEERS[variant.peer]()
     instance = Instance(variant, peer, job, directory, lab.bench.keep, directory / "requests")
+    instance.tokens = lab.issuer.known(variant.tokens)
     with _failing_as_bench_error(instance):
-        peer.start(job, directory, lab.bench.cores.peer)
-        _PREPARE[scenario.kind](lab, instance)
+        peer.start(job, directory, available() if scenario.kind is Kind.SATURATION else lab.bench.cores.peer)
+        PREPARE[scenario.kind](lab, instance)
     return instance
 
 
 def window(lab: Lab, scenario: McpScenario, instance: Instance) -> Sample:
     """One measurement. Errors: BenchError."""
     with _failing_as_bench_error(instance):
-        sample = {**instance.found, **_WINDOWS[scenario.kind](lab, scenario, instance)}
+        sample = {**instance.found, **WINDOWS[scenario.kind](lab, scenario, instance)}
         if workers := instance.peer.worker_pids():
             memory = procfs.memory(workers)
             sample |= {
@@ -123,11 +132,13 @@ def _failing_as_bench_error(instance: Instance) -> Iterator[None]:
 # ---------------------------------------------------------------------------------------------------------- preparing
 
 
-def _prepare_calls(lab: Lab, instance: Instance) -> None:
+def prepare_calls(lab: Lab, instance: Instance) -> None:
     """Render the requests, and make each once."""
     what, port = instance.variant.what, instance.port
     if what == "file":
         requests = [messages.render("POST", "/file", port, messages.mcp_headers("x" * lab.token_length), b"{}")]
+    elif what == "http":
+        requests = http_requests(lab, instance, _LEAST_REQUESTS)
     elif what == "list":
         requests = [_at(instance, sessions.list_request(port, ident)) for ident in _session_ids(lab, instance)]
     else:
@@ -146,6 +157,14 @@ def _prepare_calls(lab: Lab, instance: Instance) -> None:
         _wake_all(lab, instance)
 
 
+def http_requests(lab: Lab, instance: Instance, count: int) -> list[bytes]:
+    """The same call past the MCP route: to what is behind it, plain HTTP for every proxy."""
+    path, headers = instance.job.target_path(0), messages.mcp_headers("x" * lab.token_length)
+    return [
+        instance.dress(messages.render("POST", path, instance.port, headers, messages.call_body()), number) for number in range(count)
+    ]
+
+
 def _wake_all(lab: Lab, instance: Instance) -> None:
     """Opening many sessions takes longer than agw lets them rest awake: go round until the calls cost what calls cost."""
     workers = instance.peer.worker_pids()
@@ -160,15 +179,15 @@ def _session_ids(lab: Lab, instance: Instance) -> list[str]:
     """Sessions at a gateway; to whoever does not look at them, ids as long as agw's."""
     if instance.variant.peer in ("nginx", "direct"):
         return [f"{number:0{lab.token_length}d}" for number in range(instance.variant.sessions)]
-    found = sessions.open_many(instance.port, instance.variant.sessions)
-    if instance.variant.peer == "agw":
+    found = sessions.open_many(instance.port, instance.variant.sessions, instance.dress)
+    if instance.variant.peer.startswith("agw"):
         lab.token_length = len(found[0])
     return found
 
 
 def _calls(instance: Instance, ids: list[str]) -> Iterator[bytes]:
     """Every session at every target (as far as that is not too many), every tool; each call with its own JSON-RPC id."""
-    job, federated = instance.job, instance.variant.peer in ("agw", "nginx", "direct")
+    job, federated = instance.job, instance.variant.peer in ("agw", "agw-counted", "nginx", "direct")
     targets, tools = (job.targets, job.tools) if federated else (1, 1)
     held = max(1, len(ids))
     pairs = held * targets
@@ -176,7 +195,7 @@ def _calls(instance: Instance, ids: list[str]) -> Iterator[bytes]:
         turn = number // targets
         tool = job.tool_name(number % targets, turn % tools) if federated else "echo"
         session = ids[turn % held] if ids else None
-        yield _at(instance, sessions.call_request(instance.port, session, tool, number=number))
+        yield _at(instance, instance.dress(sessions.call_request(instance.port, session, tool, number=number), turn % held if ids else number))
 
 
 def _at(instance: Instance, request: bytes) -> bytes:
@@ -205,7 +224,7 @@ def _prepare_memory(lab: Lab, instance: Instance) -> None:
 
 
 def _prepare_streams(lab: Lab, instance: Instance) -> None:
-    _prepare_calls(lab, instance)
+    prepare_calls(lab, instance)
     variant, workers = instance.variant, instance.peer.worker_pids()
     program = ["--port", instance.port, "--sessions", variant.held]
     before = procfs.memory(workers)
@@ -315,13 +334,13 @@ def _window_streams(lab: Lab, scenario: McpScenario, instance: Instance) -> Samp
     return sample | meter.read(found["requests"])
 
 
-_PREPARE: dict[Kind, Callable[[Lab, Instance], None]] = {
-    Kind.CALLS: _prepare_calls,
+PREPARE: dict[Kind, Callable[[Lab, Instance], None]] = {
+    Kind.CALLS: prepare_calls,
     Kind.HANDSHAKES: _prepare_handshakes,
     Kind.MEMORY: _prepare_memory,
     Kind.STREAMS: _prepare_streams,
 }
-_WINDOWS: dict[Kind, Callable[[Lab, McpScenario, Instance], Sample]] = {
+WINDOWS: dict[Kind, Callable[[Lab, McpScenario, Instance], Sample]] = {
     Kind.CALLS: _window_calls,
     Kind.HANDSHAKES: _window_handshakes,
     Kind.MEMORY: _window_memory,

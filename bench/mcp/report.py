@@ -4,11 +4,13 @@
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from bench.harness import report, results
 from bench.harness.results import Document, Run
-from bench.mcp.scenarios import SCENARIOS, Limit
+from bench.mcp.scenarios import Limit
+from bench.mcp.suite import SCENARIOS
 
 _MEMORY_COLUMNS = (
     ("bytes_per_session", "bytes per session", 0),
@@ -18,11 +20,28 @@ _MEMORY_COLUMNS = (
     ("open_cpu_us", "CPU us to open one", 0),
     ("token_bytes", "octets of an id", 0),
 )
+_SECURITY_COLUMNS = (
+    ("instructions", "instructions per request", 0),
+    ("rss_0_mib", "RSS MiB before", 1),
+    ("rss_20000_mib", "after 20,000 tokens", 1),
+    ("rss_60000_mib", "60,000", 1),
+    ("rss_100000_mib", "100,000", 1),
+    ("rss_again_mib", "all again", 1),
+    ("growth_mib", "from 20,000 on", 1),
+    ("admitted", "admitted", 0),
+    ("exact", "exact", 0),
+    ("refused", "refused", 0),
+    ("off", "off by", 4),
+    ("mapping_mib", "mapping MiB", 1),
+    ("resident_mib", "of it used", 1),
+    ("evicted", "keys evicted", 0),
+    ("excess", "admitted too much", 6),
+)
 
 
 def render(document: Document) -> str:
     """The whole report."""
-    return "\n".join([*_limits(document), "", report.render(document), *_memory(document)])
+    return "\n".join([*_limits(document), "", report.render(document), *_memory(document, _MEMORY_COLUMNS, "memory"), *_memory(document, _SECURITY_COLUMNS, "figures")])
 
 
 def verdict(limit: Limit, runs: dict[str, list[Run]]) -> float | None:
@@ -30,6 +49,8 @@ def verdict(limit: Limit, runs: dict[str, list[Run]]) -> float | None:
     own = runs.get(limit.variant, [])
     if not limit.against:
         return report.median(own, limit.metric)
+    if limit.difference:
+        return report.difference(own, runs.get(limit.against, []), limit.metric)
     return report.ratio(own, runs.get(limit.against, []), limit.metric)
 
 
@@ -40,26 +61,27 @@ def _limits(document: Document) -> list[str]:
         for limit in scenario.limits if found else ():
             assert found is not None
             value = verdict(limit, found["runs"])
-            digits = 2 if limit.against else 0
+            digits = 3 if limit.bound < 0.1 else 2 if limit.bound < 10 else 0
             said = "not measured" if value is None else "met" if value <= limit.bound else "MISSED"
             measured = "" if value is None else f"{value:,.{digits}f}"
             lines.append(f"| `{scenario.key}` | {limit.text} | {measured} | {limit.bound:,.{digits}f} | {said} |")
     return lines
 
 
-def _memory(document: Document) -> list[str]:
+def _memory(document: Document, columns: Sequence[tuple[str, str, int]], what: str) -> list[str]:
     lines: list[str] = []
     for key, scenario in document["scenarios"].items():
         rows = {
-            name: [report.median(runs, metric) for metric, _, _ in _MEMORY_COLUMNS]
+            name: {metric: report.median(runs, metric) for metric, _, _ in columns}
             for name, runs in scenario["runs"].items()
         }
-        if all(value is None for row in rows.values() for value in row):
+        shown = [column for column in columns if any(row[column[0]] is not None for row in rows.values())]
+        if not shown:
             continue
-        head = " | ".join(title for _, title, _ in _MEMORY_COLUMNS)
-        lines += ["", f"### `{key}`: memory", "", f"| variant | {head} |", "|---|" + "---:|" * len(_MEMORY_COLUMNS)]
+        head = " | ".join(title for _, title, _ in shown)
+        lines += ["", f"### `{key}`: {what}", "", f"| variant | {head} |", "|---|" + "---:|" * len(shown)]
         for name, row in rows.items():
-            cells = " | ".join("" if value is None else f"{value:,.0f}" for value in row)
+            cells = " | ".join("" if (value := row[metric]) is None else f"{value:,.{digits}f}" for metric, _, digits in shown)
             lines.append(f"| {name} | {cells} |")
     return lines
 

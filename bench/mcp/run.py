@@ -24,8 +24,11 @@ from bench.harness.progress import Progress
 from bench.harness.results import Document, Run
 from bench.mcp import measure, report
 from bench.mcp.gateway import PEERS
-from bench.mcp.scenarios import QUICK, SCENARIOS, McpScenario, Variant
+from bench.mcp.scenarios import McpScenario, Variant
 from bench.mcp.server import Server
+from bench.mcp.suite import QUICK, SCENARIOS
+from bench.security import limits, tokens
+from bench.security import measure as security
 
 _RESULTS = Path(__file__).resolve().parents[1] / "results"
 _BASE_PORT = 19100
@@ -39,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for scenario in SCENARIOS:
             print(f"{scenario.key:18} {'quick' if scenario.key in QUICK else '':6} {scenario.title}")
         return 0
+    security.register()
+    limits.register()
     suite.raise_file_limit()
     processes.end_on_signals()
     one = cores.assign()
@@ -52,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ports = suite.free_ports(args.base_port)
         server = Server(next(ports), directory, one.backend)
         bench = Bench(one, directory, args.duration, args.warmup, server.pids(), keep=args.keep)
-        lab = measure.Lab(bench, server.port, ports, rest_s=0.0 if args.quick else measure.REST_S)
+        lab = measure.Lab(bench, server.port, ports, tokens.Issuer(directory), rest_s=0.0 if args.quick else measure.REST_S)
         chosen = [_chosen(scenario, args, missing) for scenario in SCENARIOS if _wanted(scenario, args)]
         progress = Progress(sum(len(variants) * args.runs for _, variants in chosen))
         for scenario, variants in chosen:
@@ -109,8 +114,8 @@ def _run(
 
 
 def _brief(metrics: dict[str, float]) -> str:
-    names = ("per_s", "cpu_us", "p50_us", "p99_us", "bytes_per_session", "bytes_per_used_session", "bytes_per_stream")
-    return ", ".join(f"{name} {metrics[name]:,.1f}" for name in names if name in metrics)
+    names = ("per_s", "cpu_us", "cpu_user_us", "instructions", "growth_mib", "off", "excess", "p50_us", "p99_us", "bytes_per_session", "bytes_per_used_session", "bytes_per_stream")
+    return ", ".join(f"{name} {metrics[name]:,.{4 if metrics[name] < 1 else 1}f}" for name in names if name in metrics)
 
 
 def _wanted(scenario: McpScenario, args: argparse.Namespace) -> bool:

@@ -15,6 +15,11 @@ class Kind(Enum):
     HANDSHAKES = "one initialize after another"
     STREAMS = "calls, open loop (paced.py), beside open streams"
     MEMORY = "memory of idle sessions"
+    INSTRUCTIONS = "instructions in user mode, one call after another"
+    COLD = "one request after another, tokens seen for the first time"
+    TOKENS = "memory while tokens come that were not seen before"
+    SATURATION = "closed loop (wrk), far more than is admitted"
+    KEYS = "one process fills the table of limits"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +34,20 @@ class Variant:
     held: int = 0  # MEMORY: sessions; STREAMS: sessions beside those of the calls
     streams: bool = False  # STREAMS: is a GET stream open in each of them?
     connections: int = 64
+    tokens: int = 0  # different bearer tokens in turn; 0: no Authorization
+    disturbance: str = ""  # SATURATION: in the middle of the window; kill, reload
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """`metric` of `variant`, divided by that of `against` if there is one, must be at most `bound`."""
+    """`metric` of `variant`, divided by that of `against` if there is one (or less it: `difference`), must be at most `bound`."""
 
     variant: str
     metric: str
     bound: float
     against: str = ""
     text: str = ""
+    difference: bool = False
 
 
 @dataclass(frozen=True, slots=True)

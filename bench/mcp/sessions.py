@@ -13,7 +13,7 @@ import json
 import select
 import socket
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from bench.harness import http_messages as messages
 
@@ -73,15 +73,23 @@ def exchange_all(port: int, requests: Iterable[bytes], lanes: int = _LANES) -> I
             sock.close()
 
 
-def open_many(port: int, count: int) -> list[str]:
+Dress = Callable[[bytes, int], bytes]
+"""Gives a request what clients bring besides: (request, number of the client)."""
+
+
+def _bare(request: bytes, client: int) -> bytes:
+    return request
+
+
+def open_many(port: int, count: int, dress: Dress = _bare) -> list[str]:
     """Session ids of new sessions, ready for calls. Errors: ValueError when one is refused."""
     opened = []
-    for answer in exchange_all(port, itertools.repeat(initialize_request(port), count)):
+    for answer in exchange_all(port, (dress(initialize_request(port), client) for client in range(count))):
         session = answer.headers.get("mcp-session-id")
         if answer.status != 200 or session is None:
             raise ValueError(f"initialize answered {answer.status}: {answer.body[:200]!r}")
         opened.append(session)
-    for answer in exchange_all(port, (initialized_request(port, session) for session in opened)):
+    for answer in exchange_all(port, (dress(initialized_request(port, session), client) for client, session in enumerate(opened))):
         if answer.status != 202:
             raise ValueError(f"initialized answered {answer.status}: {answer.body[:200]!r}")
     return opened

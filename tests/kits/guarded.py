@@ -51,6 +51,7 @@ class Rules:
         self.limited: set[str] = set()
         self.scopes = ToolScopes(McpAuthPlan(JwtPlan([]), "https://agw.example/mcp", "{}"))
         self.by_name = True
+        self.described = False
         self.judged: list[McpFacts] = []
         self.looked = 0
         self.fails = False

@@ -27,8 +27,8 @@ from agw.mcp.federation.listing import Item, Listing, Merge, Pace, digest_of
 MAX_LISTS = 256
 MAX_BYTES = 64 << 20
 
-Sees = Callable[[int, str, str, str], bool]
-"""(target, kind as rules say it, own name, public name): does the caller see it?"""
+Sees = Callable[[int, str, str, str, bytes], bool]
+"""(target, kind as rules say it, own name, public name, the item as it is listed or b""): does the caller see it?"""
 Apps = Callable[[int, str], str]
 """The target's own URI of a tool's app, from the one in the list."""
 
@@ -100,10 +100,10 @@ class Visible:
             if pace.due():
                 await pace.turn()
             name = kind.name_of(element)
-            if name is None or not sees(0, singular, name, name):
+            if name is None or not sees(0, singular, name, name, bytes(element)):
                 continue
             uri = rewrite.app_uri(bytes(element)) if kind.name == "tools" else None
-            kept.append(element if uri is None or sees(0, "resource", uri, uri) else msgspec.Raw(rewrite.without_app(bytes(element))))
+            kept.append(element if uri is None or sees(0, "resource", uri, uri, b"") else msgspec.Raw(rewrite.without_app(bytes(element))))
         parts[kind.array] = message.raw(kept)
         out = private(message.encode(parts))
         if key is not None:
@@ -120,10 +120,10 @@ async def _filter(whole: Merge, kind: str, sees: Sees, app: Apps) -> Merge:
     for item in whole.items:
         if pace.due():
             await pace.turn()
-        if not sees(item.target, kind, item.name, item.public):
+        if not sees(item.target, kind, item.name, item.public, item.raw):
             continue
         uri = rewrite.app_uri(item.raw) if kind == "tool" else None
-        if uri is not None and not sees(item.target, "resource", app(item.target, uri), uri):
+        if uri is not None and not sees(item.target, "resource", app(item.target, uri), uri, b""):
             item = Item(item.target, item.name, item.public, rewrite.without_app(item.raw), item.headers)
         items.append(item)
     return Merge(whole.kind, items, {item.public: item for item in items}, {}, {}, digest_of(items))

@@ -109,6 +109,8 @@ class McpAuthStep:
 
     def _was_sent(self, request: Request) -> bool:
         place = self._plan.jwt.location
+        if place.kind == "expression":
+            return any(request.values(header.encode("latin-1")) for header in place.headers)
         name = place.name.encode("latin-1")
         if place.kind == "query":
             return any(part.partition(b"=")[0] == name for part in (request.query or b"").split(b"&"))

@@ -147,3 +147,40 @@ def test_the_admin_listener_asks(start: Start) -> None:
     counted = gateway.metrics()
     wanted = {"ok": 2, "missing": 1, "forbidden": 1, "refused": 10, "limited": 2}
     assert {result: counted.total("admin_auth_decisions_total", result=result) for result in wanted} == wanted
+
+
+def test_one_of_several_services_and_the_rules_of_a_backend(start: Start, peers: Peers) -> None:
+    def deny(asked: Asked) -> Answer:
+        return (200, [], b"") if asked.body == b"please" else (403, [], b"strict says no")
+
+    strict, lax, upstream = peers.http(deny), peers.http(lambda _: (200, [], b"")), peers.http(echo)
+    http = {"protocol": {"http": {}}}
+    policy = {"conditional": [
+        {"condition": 'request.path.startsWith("/admin")', "backend": "strict", **http, "includeRequestBody": {}},
+        {"condition": 'request.path != "/free"', "host": f"127.0.0.1:{lax.port}", **http},
+    ]}  # fmt: skip
+    rules = {"rules": [{"deny": 'request.path == "/lax/secret"'}]}
+    made = proxy_config(
+        routes=[{"name": "app", "backends": [{"host": f"127.0.0.1:{upstream.port}", "policies": {"authorization": rules}}], "policies": {"extAuthz": policy}}],
+        backends=[{"name": "strict", "host": f"127.0.0.1:{strict.port}"}],
+    )
+    gateway = start(made, workers=1)
+    answers = {path: gateway.get(path).status for path in ("/admin", "/lax", "/lax/secret", "/free") for _ in range(2)}
+    assert answers == {"/admin": 403, "/lax": 200, "/lax/secret": 403, "/free": 200}
+    assert (len(strict.asked), len(lax.asked), len(upstream.asked)) == (2, 4, 4)
+    assert gateway.get("/admin", method="POST", body=b"please").status == 200, "who is chosen sees the body"
+    assert gateway.get("/admin", method="POST", body=b"now").status == 403
+    assert gateway.get("/lax", method="POST", body=b"x" * 10_000).status == 200, "and nobody else's bound holds"
+
+
+def test_a_key_that_an_expression_finds(start: Start, peers: Peers) -> None:
+    upstream = peers.http(echo)
+    location = {"expression": 'request.headers["x-auth"].split(":")[1]'}
+    keys = {"mode": "strict", "keys": [{"key": "key-of-kim-0123456789", "metadata": {"user": "kim"}}], "location": location}
+    gateway = start(config(upstream.port, {"apiKey": keys, "authorization": {"rules": ['apiKey.user == "kim"']}}), workers=1)
+    for _ in range(2):
+        answer = gateway.get("/", headers={"x-auth": "kim:key-of-kim-0123456789", "x-rest": "stays"})
+        assert answer.status == 200 and "x-auth" not in answer.json() and answer.json()["x-rest"] == "stays"
+        assert gateway.get("/", headers={"x-auth": "kim:wrong"}).status == 401
+        assert gateway.get("/", headers={"x-auth": "key-of-kim-0123456789"}).status == 401
+        assert gateway.get("/").status == 401

@@ -142,3 +142,44 @@ def test_routes_with_the_same_rules_are_told_apart_by_them() -> None:
         made = {"gateways": {"default": {"port": 0, "address": "127.0.0.1", "authorization": rules}}, "routes": routes}
         with Gateway(made, workers=1) as gateway, Client(gateway.port) as one:
             assert [one.get(path).status for path in ("/a", "/b", "/a", "/b")] == [200, 403, 200, 403]
+
+
+@pytest.mark.parametrize("targets", [1, 2])
+def test_rules_see_what_targets_say_of_their_tools(targets: int) -> None:
+    def tool(name: str, annotations: dict[str, Any] | None) -> dict[str, Any]:
+        return {"name": name, "inputSchema": {"type": "object"}, **({} if annotations is None else {"annotations": annotations})}
+
+    listed = [tool("echo", {"readOnlyHint": True}), tool("whoami", {"readOnlyHint": False}), tool("secret", None)]
+    offer = Offer(name="a", tools=["echo", "whoami", "secret"], lists={"tools": listed})
+    rules = {"rules": ["mcp.tool.annotations.readOnlyHint == true"]}
+    with McpServer(offer) as a, McpServer(Offer(name="b", tools=[])) as b:
+        servers = [http_target("a", a.port), http_target("b", b.port)][:targets]
+        one = route("/mcp", *servers)
+        prefix = "a_" if targets > 1 else ""
+        with Gateway(configuration({**one, "policies": {"mcpAuthorization": rules}}), workers=1) as gateway:
+            with Session(Endpoint(gateway.port, "/mcp")) as session:
+                for _ in range(3):
+                    assert [found["name"] for found in session.request("tools/list").result["tools"]] == [f"{prefix}echo"]
+                    assert session.call(f"{prefix}echo", {"n": 1}).status == 200
+                    for hidden in ("whoami", "secret", "nobody"):
+                        assert session.call(f"{prefix}{hidden}").error["code"] == -32602
+            assert {seen["params"]["name"] for seen in a.requests("tools/call")} == {"echo"}
+            gateway.assert_clean_log()
+
+
+def test_what_one_route_decided_is_nothing_to_another_on_the_same_connection() -> None:
+    def policies(rule: str) -> dict[str, Any]:
+        return {"apiKey": {"mode": "strict", "keys": [{"key": "k1", "metadata": {"user": "me"}}]}, "authorization": {"rules": [rule]}}
+
+    with Upstream(Peer.serve) as upstream:
+        config = host_config(upstream.host, policies('apiKey.user == "me"'))
+        config["routes"].append({
+            "name": "closed", "matches": [{"path": {"pathPrefix": "/closed"}}], "policies": policies('apiKey.user == "you"'),
+            "backends": [{"host": upstream.host}]})
+        key = b"Authorization: Bearer k1"
+        with Gateway(config, workers=1) as gateway, Client(gateway.port) as one:
+            for _ in range(3):
+                # The connection holds who it is from the second time on.
+                assert one.get("/", key).status == 200
+                assert one.get("/closed", key).status == 403
+        assert len(upstream.requests) == 3

@@ -203,7 +203,7 @@ def test_routes_inherit_from_gateways_and_listeners_as_a_whole() -> None:
         ("jwtAuth: {mode: strict, issuer: i, audiences: [a], jwks: KEYS, leeway: 11m}", "jwtAuth.leeway: more than ten minutes"),
         ("jwtAuth: {mode: lax, issuer: i, audiences: [a], jwks: KEYS}", "jwtAuth.mode: "),
         ("jwtAuth: {mode: strict, issuer: i, audiences: [a], jwks: KEYS, algorithms: [none]}", "jwtAuth.algorithms[0]: "),
-        ("jwtAuth: {mode: strict, issuer: i, audiences: [a], jwks: KEYS, location: {expression: x}}", "not implemented yet"),
+        ("jwtAuth: {mode: strict, issuer: i, audiences: [a], jwks: KEYS, location: {expression: x}}", "location.expression: there is no `x`"),
         ("jwtAuth: {mode: strict, issuer: i, audiences: [a], jwks: KEYS, location: {header: {name: host}}}", "location.header.name: "),
         ("jwtAuth: {mode: strict, issuer: i, audiences: [a], jwks: KEYS, location: {header: {name: cookie}}}", "write location.cookie"),
         ("jwtAuth: {mode: strict, issuer: i, audiences: [a], jwks: KEYS, location: {header: {name: a, prefix: ' x'}}}", "location.header.prefix: "),

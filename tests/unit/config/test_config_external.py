@@ -78,9 +78,9 @@ def test_allowing_on_failure_is_told() -> None:
 @pytest.mark.parametrize(
     ("policy", "text"),
     [
-        ("{}", "extAuthz: nothing chosen; give one of `host`, `service`, `backend`"), ("{backend: b}", "extAuthz.backend: `backend` is known"),
+        ("{}", "extAuthz: nothing chosen; give one of `host`, `service`, `backend`"), ("{backend: b}", "extAuthz.backend: no backend is named"),
         ("{service: {name: a, port: 1}}", "extAuthz.service: `service` is known"), ("{host: 'a:1', backend: b}", "exclude each other"),
-        ("{conditional: []}", "extAuthz.conditional: `conditional` is known"), ("{host: a}", "has no port"),
+        ("{conditional: []}", "extAuthz.conditional: 0 entries; there must be 1 to 64"), ("{host: a}", "has no port"),
         ("{host: 'a:1', failureMode: {denyWithStatus: 200}}", "200 is no refusal"), ("{host: 'a:1', failureMode: maybe}", "failureMode"),
         ("{host: 'a:1', protocol: {grpc: {}, http: {}}}", "exclude each other"),
         ("{host: 'a:1', protocol: {http: {path: ''}}}", "http.path: an empty expression"),

@@ -74,7 +74,7 @@ def test_a_service() -> None:
 
 
 def test_a_service_fails_closed_unless_it_is_said() -> None:
-    plan = load("{remoteRateLimit: {domain: d, host: 'https://rl.example', descriptors: [{entries: [{key: a, value: b}]}]}}")
+    plan = load("{remoteRateLimit: {domain: d, host: 'https://rl.example', descriptors: [{entries: [{key: a, value: request.path}]}]}}")
     service = plan.routes[0].policies.remote_limits[0]
     assert (service.fail_open, service.tls, service.port, service.timeout_ns) == (False, True, 443, 10**9)
 
@@ -82,13 +82,13 @@ def test_a_service_fails_closed_unless_it_is_said() -> None:
 @pytest.mark.parametrize(
     ("item", "said"),
     [
-        ("{domain: d, descriptors: [{entries: [{key: a, value: b}]}]}", ": no service; give host"),
-        ("{domain: '', host: 'a:1', descriptors: [{entries: [{key: a, value: b}]}]}", ".domain: the domain is empty"),
+        ("{domain: d, descriptors: [{entries: [{key: a, value: request.path}]}]}", ": nothing chosen; give one of `host`, `service`, `backend`"),
+        ("{domain: '', host: 'a:1', descriptors: [{entries: [{key: a, value: request.path}]}]}", ".domain: the domain is empty"),
         ("{domain: d, host: 'a:1', descriptors: []}", ".descriptors: there must be 1 to 16 descriptors"),
         ("{domain: d, host: 'a:1', descriptors: [{entries: []}]}", ".descriptors[0].entries: there must be 1 to 16 entries"),
         ("{domain: d, host: 'a:1', descriptors: [{entries: [{key: a, value: ''}]}]}", ".descriptors[0].entries[0].value: the expression is empty"),
-        ("{domain: d, host: 'unix:/x', descriptors: [{entries: [{key: a, value: b}]}]}", ".host: a rate limit service at a unix socket"),
-        ("{domain: d, service: {}, descriptors: [{entries: [{key: a, value: b}]}]}", ".service: `service` is known to agw, not implemented yet"),
+        ("{domain: d, host: 'unix:/x', descriptors: [{entries: [{key: a, value: request.path}]}]}", ".host: a rate limit service at a unix socket"),
+        ("{domain: d, service: {}, descriptors: [{entries: [{key: a, value: request.path}]}]}", ".service: `service` is known to agw, not implemented yet"),
     ],
 )
 def test_what_is_no_service(item: str, said: str) -> None:

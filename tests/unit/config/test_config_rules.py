@@ -88,7 +88,7 @@ def test_rules_about_connections() -> None:
         ("''", "rules[0]: the expression is empty (line 1, column 1 of the expression)"),
         ("{}", "rules[0]: nothing chosen; give one of `allow`, `deny`, `require`"),
         ("{allow: 'true', deny: 'true'}", "rules[0]: `allow` and `deny` exclude each other; keep one of `allow`, `deny`, `require`"),
-        ("'default(jwt.sub, 1)'", "rules[0]: `default` is not available: write jwt.?name.orValue(\"...\") (line 1, column 8 of the expression)"),
+            ("'random() > 0.5'", "rules[0]: `random` is not available: a rule must decide the same way twice (line 1, column 7 of the expression)"),
     ],
 )
 def test_what_is_wrong_in_a_rule_is_told_with_its_place(rule: str, expected: str) -> None:
@@ -116,7 +116,7 @@ def test_rules_that_decide_nothing_are_warnings() -> None:
     assert warnings("{authorization: {rules: []}}") == ["authorization.rules: no rule, so everything is allowed; add one, or remove the policy"]
     (found,) = warnings("{authorization: {rules: ['1 == 2 && request.path == \"/\"']}}")
     assert found.startswith("authorization.rules[0]: the rule is false whatever is asked, so it can never match")
-    (found,) = warnings("{mcpAuthorization: {rules: [{deny: 'jwt.a == 1'}, {deny: 'jwt.a  == 1'}]}}")
+    (found,) = warnings("{mcpAuthorization: {rules: [{deny: 'mcp.tool.name == \"a\"'}, {deny: 'mcp.tool.name  == \"a\"'}]}}")
     assert found == "mcpAuthorization.rules[1].deny: the same rule as number 1; remove one"
 
 

@@ -87,3 +87,25 @@ def test_what_is_read_is_visible_ascii(location: LocationPlan, octets: bytes) ->
         request.headers = [(name, location.prefix.encode() + octets)]
     found = reader(location)(request)
     assert found is None or isinstance(found, Malformed) or all(33 <= octet <= 126 for octet in found)
+
+
+EXPRESSION = LocationPlan("expression", 'request.headers["x-auth"].startsWith("Key ") ? request.headers["x-auth"].substring(4) : ""', "", ["x-auth"])
+
+
+@pytest.mark.parametrize(
+    ("headers", "found"),
+    [
+        ([], None), ([(b"x-auth", b"Key abc")], b"abc"), ([(b"x-auth", b"Other abc")], None), ([(b"x-auth", b"Key a b")], "malformed"),
+        ([(b"x-auth", b"Key \xff")], "malformed"), ([(b"x-other", b"Key abc")], None),
+    ],
+)  # fmt: skip
+def test_an_expression(headers: list[tuple[bytes, bytes]], found: bytes | str | None) -> None:
+    read = reader(EXPRESSION)(Asked(headers))
+    assert (isinstance(read, Malformed) and found == "malformed") or read == found
+
+
+def test_an_expression_that_fails_on_what_is_there_is_no_credential_that_is_missing() -> None:
+    read = reader(LocationPlan("expression", 'request.headers["x-auth"].split(":")[1]', "", ["x-auth"]))
+    assert read(Asked([])) is None
+    assert isinstance(read(Asked([(b"x-auth", b"abc")])), Malformed)
+    assert read(Asked([(b"x-auth", b"a:bc")])) == b"bc"

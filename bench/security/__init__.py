@@ -1,0 +1,1 @@
+"""What security costs: the policies, tokens, windows and counters of its scenarios."""
