@@ -1,8 +1,8 @@
 """Who may come in: what was decided about a credential before, found again without asking anyone.
 
 A route with security policies has a Gate. The exchange shows it the head; a known, unexpired credential costs one comparison
-(the connection's last one), a keyed hash and a comparison (one of 1,024 found lately) or one digest and look-up. Everything else goes to the keeper (`agw.security.keeper`), which admits
-or refuses, now or later, and may have the decision remembered here.
+(the connection's last one), a keyed hash and a comparison (one of 1,024 found lately) or one digest and look-up. Everything else
+goes to the keeper (`agw.security.keeper`), which admits or refuses, now or later, and may have the decision remembered here.
 
 Rules:
 - an Identity is remembered for the exact octets it was made of, in the cache of one gate;
