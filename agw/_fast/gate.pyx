@@ -4,7 +4,8 @@
 # - it decides nothing itself: what is found here was put here by the keeper, for exactly these octets;
 # - a credential is looked up by its SHA-256; before that the connection's last identity, and one that was found before under the same
 #   keyed hash, are compared octet by octet: the key is this process's secret, so nobody can choose whom they are compared with;
-# - no generation of a gate is one of another gate: an identity that a connection holds is good at its own gate only;
+# - generations are numbers that no other gate ever had, so an identity that a connection holds is only of the gate that made it: the same
+#   octets are a stranger to the gate of another route, and to the one that a reload put in its place;
 # - two fields of a name that holds credentials are two opinions: nothing is found, and the keeper judges;
 # - caches are bounded; a full one forgets its oldest entry.
 
@@ -30,14 +31,6 @@ cdef enum:
 
 cdef uint64_t[2] hash_key
 memcpy(hash_key, PyBytes_AS_STRING(<bytes> os.urandom(16)), 16)
-cdef uint64_t generations = 0
-
-
-cdef uint64_t next_generation() noexcept:
-    # Of all gates of this process.
-    global generations
-    generations += 1
-    return generations
 
 
 cdef class Charge:

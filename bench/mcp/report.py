@@ -41,7 +41,8 @@ _SECURITY_COLUMNS = (
 
 def render(document: Document) -> str:
     """The whole report."""
-    return "\n".join([*_limits(document), "", report.render(document), *_memory(document, _MEMORY_COLUMNS, "memory"), *_memory(document, _SECURITY_COLUMNS, "figures")])
+    figures = [*_figures(document, _MEMORY_COLUMNS, "memory"), *_figures(document, _SECURITY_COLUMNS, "figures")]
+    return "\n".join([*_limits(document), "", report.render(document), *figures])
 
 
 def verdict(limit: Limit, runs: dict[str, list[Run]]) -> float | None:
@@ -68,7 +69,7 @@ def _limits(document: Document) -> list[str]:
     return lines
 
 
-def _memory(document: Document, columns: Sequence[tuple[str, str, int]], what: str) -> list[str]:
+def _figures(document: Document, columns: Sequence[tuple[str, str, int]], what: str) -> list[str]:
     lines: list[str] = []
     for key, scenario in document["scenarios"].items():
         rows = {

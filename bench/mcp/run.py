@@ -59,9 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         bench = Bench(one, directory, args.duration, args.warmup, server.pids(), keep=args.keep)
         lab = measure.Lab(bench, server.port, ports, tokens.Issuer(directory), rest_s=0.0 if args.quick else measure.REST_S)
         chosen = [_chosen(scenario, args, missing) for scenario in SCENARIOS if _wanted(scenario, args)]
-        progress = Progress(sum(len(variants) * args.runs for _, variants in chosen))
+        progress = Progress(sum(len(variants) * min(args.runs, scenario.rounds) for scenario, variants in chosen))
         for scenario, variants in chosen:
-            _run(lab, scenario, variants, args.runs, runs.setdefault(scenario.key, {v.name: [] for v in variants}), progress)
+            _run(lab, scenario, variants, min(args.runs, scenario.rounds), runs.setdefault(scenario.key, {v.name: [] for v in variants}), progress)
         progress.clear()
     except KeyboardInterrupt:
         notes.append("interrupted: incomplete")
@@ -114,7 +114,10 @@ def _run(
 
 
 def _brief(metrics: dict[str, float]) -> str:
-    names = ("per_s", "cpu_us", "cpu_user_us", "instructions", "growth_mib", "off", "excess", "p50_us", "p99_us", "bytes_per_session", "bytes_per_used_session", "bytes_per_stream")
+    names = (
+        "per_s", "cpu_us", "cpu_user_us", "instructions", "growth_mib", "off", "excess",
+        "p50_us", "p99_us", "bytes_per_session", "bytes_per_used_session", "bytes_per_stream",
+    )  # fmt: skip
     return ", ".join(f"{name} {metrics[name]:,.{4 if metrics[name] < 1 else 1}f}" for name in names if name in metrics)
 
 

@@ -52,7 +52,7 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class McpScenario:
-    """One entry. `keep`: instances live through all rounds, because preparing them takes long."""
+    """One entry. `keep`: instances live through all rounds, because preparing them takes long. `rounds`: at most so many, when one says it all."""
 
     key: str
     title: str
@@ -60,6 +60,7 @@ class McpScenario:
     limits: tuple[Limit, ...] = ()
     kind: Kind = Kind.CALLS
     keep: bool = False
+    rounds: int = 100
 
 
 def _calls(key: str, title: str, targets: int, what: str, bound: float, *more: Variant) -> McpScenario:

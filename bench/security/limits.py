@@ -25,7 +25,7 @@ from bench.security import policies
 _ROOT = Path(__file__).resolve().parents[2]
 _REQUESTS = 1000
 _LOOKS = 5
-_BEGIN_S = 2.0  # the burst is gone by then
+_BEGIN_S = 1.5  # the burst is gone by then
 _COUNTER = re.compile(r'rate_limit_decisions_total\{[^}]*limit="saturated"[^}]*\} (\d+)')
 _RESULT = re.compile(r'result="(\w+)"')
 
@@ -46,7 +46,7 @@ def _window_saturation(lab: Lab, scenario: McpScenario, instance: Instance) -> S
     seconds = max(4.0, lab.bench.duration_s)
     load: list[wrk.Load] = []
     sender = threading.Thread(
-        target=lambda: load.append(wrk.run(instance.port, instance.file, 64, seconds + _BEGIN_S + 2, available(), lab.bench.directory))
+        target=lambda: load.append(wrk.run(instance.port, instance.file, 64, seconds + _BEGIN_S + 1.5, available(), lab.bench.directory))
     )
     sender.start()
     try:

@@ -1,13 +1,12 @@
 #!/bin/sh
-# The security scenarios only; arguments as for bench/mcp/run.sh. `--quick` takes about six minutes.
+# The security scenarios only; arguments as for bench/mcp/run.sh. `--quick`: six minutes, without the HTTP routes.
 set -eu
 here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
-keys=security_jwt_rules_limit,security_modern,security_http_jwt,security_none,jwt_cold,jwt_100000,limits_saturation,limits_keys_1m
+keys=security_jwt_rules_limit,security_modern,security_none,jwt_cold,jwt_100000,limits_saturation,limits_keys_1m
+more=security_all,security_http_jwt,security_none_http
 case " $* " in
-*" --quick "*) set -- --runs 5 "$@" ;;
-*) keys="$keys,security_all" ;;
+*" --scenario "*) ;;
+*" --quick "*) set -- --scenario "$keys" --runs 4 "$@" ;;
+*) set -- --scenario "$keys,$more" "$@" ;;
 esac
-case " $* " in
-*" --scenario "*) exec "$here/../mcp/run.sh" "$@" ;;
-esac
-exec "$here/../mcp/run.sh" --scenario "$keys" "$@"
+exec "$here/../mcp/run.sh" "$@"

@@ -39,6 +39,35 @@ def test_a_known_credential_asks_nobody_and_stays_here() -> None:
     behind(admit, body)
 
 
+def test_credentials_with_the_same_end_are_told_apart() -> None:
+    """Where known ones are found by their ends, all of their octets count."""
+    end = "x" * 200
+    names = [f"Bearer {head}{end}" for head in ("a", "b", "ab", "")]
+
+    async def body(plane: Plane, door: Door, upstream: Upstream) -> None:
+        reader, writer = await door.connect()
+        for _ in range(3):
+            for name in [*names, f"Bearer {end[1:]}"]:
+                writer.write(request(credential=name))
+                assert (await answer(reader))[0] == 200
+        assert len(door.keeper.asked) == len(door.gate) == 5
+        for number, name in enumerate(names):
+            identity = door.keeper.asked[number].identity
+            assert identity is not None
+            assert identity.key == name.encode()
+        door.gate.forget_all()
+        for name in names:
+            writer.write(request(credential=name))
+            await answer(reader)
+        assert len(door.keeper.asked) == 9
+        writer.write(request(credential=None))
+        assert (await answer(reader))[0] == 200
+        assert len(door.keeper.asked) == 10
+        writer.close()
+
+    behind(admit, body)
+
+
 def test_forgetting_reaches_connections_too_and_so_does_time() -> None:
     async def body(plane: Plane, door: Door, upstream: Upstream) -> None:
         reader, writer = await door.connect()
