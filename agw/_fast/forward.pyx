@@ -201,6 +201,24 @@ cdef bint is_hop_field(const char* name, uint32_t n) noexcept nogil:
             or (n == 15 and equals_lower(name, b"agw-certificate", 15)))
 
 
+cdef bint is_forwarded(const char* name, uint32_t n) noexcept nogil:
+    # X_Forwarded_For and its kin: what backends that make variables of names take for what the gateway says.
+    cdef const char* own = b"x-forwarded-for" if n == 15 else b"x-forwarded-host" if n == 16 else b"x-forwarded-proto"
+    cdef uint32_t i
+    cdef char c
+    if n < 15 or n > 17:
+        return False
+    for i in range(n):
+        c = name[i]
+        if b"A" <= c <= b"Z":
+            c += 32
+        elif c == b"_":
+            c = b"-"
+        if c != own[i]:
+            return False
+    return True
+
+
 cdef int put_host(Out* o, const Head* h, const char* buf, Choice choice) except -1:
     cdef bytes host = choice.host
     cdef bytes mine
@@ -274,7 +292,7 @@ cdef int build_request(Out* o, const Head* h, const char* buf, Choice choice, Ht
             continue
         if named and connection_names(h, buf, buf + f.name_off, f.name_len):
             continue
-        if is_hop_field(buf + f.name_off, f.name_len):
+        if is_hop_field(buf + f.name_off, f.name_len) or (forwarded and is_forwarded(buf + f.name_off, f.name_len)):
             continue
         if edits is not None and edits.drops(buf + f.name_off, f.name_len):
             continue

@@ -40,7 +40,7 @@ def header_line(name: str, value: str) -> bytes:
 class HeaderEdits:
     """Remove, set, add. What is removed or set is dropped from the parsed head; what is set or added is appended to it.
 
-    C method: `drops(name, n)`, case-insensitive.
+    C method: `drops(name, n)`, case-insensitive; `_` and `-` are the same there, because many backends make variables of names.
     """
 
     def __init__(self, remove: Iterable[str], set_: Sequence[tuple[str, str]], add: Iterable[tuple[str, str]]) -> None:
@@ -53,7 +53,7 @@ class HeaderEdits:
         """The same removals, without own lines of a name that stands in `lines`."""
 
     def would_drop(self, name: bytes) -> bool:
-        """Is a field of this name, in any case, left out of the head? For tests; the exchange calls `drops`."""
+        """Is a field of this name, in any case and with `_` for `-`, left out of the head? For tests; the exchange calls `drops`."""
 
     @property
     def drop(self) -> tuple[bytes, ...]:

@@ -45,7 +45,8 @@ cdef class HeaderEdits:
         cdef bytes d
         cdef uint32_t i
         cdef const char* p
-        cdef char c
+        cdef char c, e
+        # `X_User` is `X-User` to whoever makes variables of header names (RFC 3875 section 4.1.18), as many backends do.
         for d in self.drop:
             if <uint32_t> PyBytes_GET_SIZE(d) != n:
                 continue
@@ -55,7 +56,12 @@ cdef class HeaderEdits:
                 c = name[i]
                 if b"A" <= c <= b"Z":
                     c += 32
-                if c != p[i]:
+                elif c == b"_":
+                    c = b"-"
+                e = p[i]
+                if e == b"_":
+                    e = b"-"
+                if c != e:
                     break
                 i += 1
             if i == n:

@@ -41,6 +41,9 @@ def user_grant(context: Context, value: OAuthAuthorizationCodeAuth, path: Path) 
     written = [findings.value((*path, "internalOrigins", index), _origin, text, "") for index, text in enumerate(value.internal_origins)]
     trusted = dict.fromkeys(origin for origin in (origin_of(resource), origin_of(value.issuer or ""), *written) if origin)
     tls = service_tls(context, value.policies, path)
+    if tls is not None and (tls.server_name or tls.names or tls.cert or (tls.verify and not tls.verify_host)):
+        text = "one policy for several servers: only `root` and `insecure` fit; remove the rest"
+        findings.problem((*path, "policies", "backendTLS"), text)
     location = location_plan(context, value.location, (*path, "location"), LocationPlan())
     if value.browser == "anyone":
         findings.warning((*path, "browser"), "whoever is given a link can connect an account of his own to the caller it was made for; give the page's "

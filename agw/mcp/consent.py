@@ -10,14 +10,17 @@ Rules:
 - the URL is the gateway's own page, made for this caller; it goes to nobody else and into no log;
 - a modern client that says its user agreed waits for him here, a while: the page is in the browser, and nothing tells the client;
 - a client whose user declined is not asked again for the same request;
-- nothing of the request reached the target, so it can be sent again as it is.
+- nothing of the request reached the target, so it can be sent again as it is; a retry goes to the target without the answer to our question,
+  whose name no other gateway uses.
 
 Source: MCP 2026-07-28, "Multi Round-Trip Requests" and elicitation, URL mode; MCP 2025-11-25, "URL Elicitation Required Error".
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from hashlib import blake2b
+from typing import TYPE_CHECKING
 
 from agw.mcp.bridge.errors import MRTR_METHODS
 from agw.mcp.bridge.results import INPUT_REQUIRED
@@ -25,7 +28,11 @@ from agw.mcp.errors import INTERNAL, REAUTHORISE, URL_ELICITATION_REQUIRED, RpcE
 from agw.mcp.ladder import has_capability
 from agw.mcp.message import Members, encode, members, raw, text
 from agw.mcp.revisions import Era
+from agw.runtime.plan_security import UserGrant
 from agw.security.upstream.source import CredentialError
+
+if TYPE_CHECKING:
+    from agw.mcp.target import Target
 
 URL_MODE_SINCE = "2025-11-25"
 WAIT_S = 20.0
@@ -63,7 +70,7 @@ class ConsentNeeded(RpcError):
     @property
     def key(self) -> str:
         """The name of the question in `inputRequests`."""
-        return f"{_KEY}.{self.target}"
+        return _key(self.target, self.url.partition("?")[0])
 
 
 def answer(need: ConsentNeeded, method: str, params: bytes | None, era: Era, version: str, capabilities: bytes) -> bytes:
@@ -93,6 +100,29 @@ def action(need: ConsentNeeded, params: bytes | None) -> str:
     return text(members(responses.get(need.key)).get("action")) or ""
 
 
+def without_answers(params: bytes | None, targets: Iterable[Target]) -> bytes | None:
+    """A modern client's params as a target may see them: without answers to questions of ours."""
+    if params is None or _KEY.encode() not in params:
+        return params
+    parts = members(params)
+    responses = members(parts.get("inputResponses"))
+    own = {
+        _key(target.name, credential.redirect_uri)
+        for target in targets
+        if target.auth is not None
+        for credential in target.auth.plan.credentials
+        if isinstance(credential, UserGrant)
+    }
+    if own.isdisjoint(responses):
+        return params
+    left = {name: value for name, value in responses.items() if name not in own}
+    if left:
+        parts["inputResponses"] = raw(left)
+    else:
+        del parts["inputResponses"]
+    return encode(parts)
+
+
 async def agreed(need: ConsentNeeded, params: bytes | None, era: Era) -> bool:
     """Has the user granted access, after a client's retry said that he would? Waits for him. True: the request can be carried out."""
     if era != "modern" or action(need, params) != "accept":
@@ -102,3 +132,7 @@ async def agreed(need: ConsentNeeded, params: bytes | None, era: Era) -> bool:
     except CredentialError:
         # Told when the request asks for its credential again.
         return True
+
+
+def _key(target: str, page: str) -> str:
+    return f"{_KEY}.{target}.{blake2b(page.encode(), digest_size=4).hexdigest()}"

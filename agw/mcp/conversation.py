@@ -74,13 +74,14 @@ class Conversation(ABC):
 
     async def perform(self, method: str, params: bytes | None, ident: bytes, sink: Sink | None, headers: Headers = ()) -> bytes:
         """Carry out a request; the raw result in the caller's terms. Errors: RpcError."""
+        own = consent.without_answers(params, self.view.targets) if self.era == "modern" else params
         try:
-            return await self._performed(method, params, ident, sink, headers)
+            return await self._performed(method, own, ident, sink, headers)
         except consent.ConsentNeeded as need:
             asked = need
         try:
             if await consent.agreed(asked, params, self.era):
-                return await self._performed(method, params, ident, sink, headers)
+                return await self._performed(method, own, ident, sink, headers)
         except consent.ConsentNeeded as need:
             asked = need
         return consent.answer(asked, method, params, self.era, self.hello.version, self.hello.capabilities)

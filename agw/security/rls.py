@@ -195,7 +195,10 @@ class RemoteLimitStep:
         if answer.overall_code != OK:
             return self._failed(f"answered with code {answer.overall_code}")
         self._count("remoteRateLimit", "admitted")
-        found.lines += header_lines(answer.request_headers_to_add)
+        lines = header_lines(answer.request_headers_to_add)
+        # What the service says of a request is not the client's to say as well.
+        found.remove += tuple(sorted({line.partition(b":")[0] for line in lines.split(b"\r\n") if line}))
+        found.lines += lines
         return None
 
     def _failed(self, why: str) -> Verdict:

@@ -25,6 +25,7 @@ Fetch = Callable[[str, str, Headers, bytes], Awaitable[HttpAnswer]]
 """(method, URL, headers, body) -> answer, for URLs from outside. Errors: CallError."""
 
 MAX_URL = 2048
+_PING = b'{"jsonrpc":"2.0","id":0,"method":"ping"}'
 _METADATA = re.compile(r'(?:^|[\s,])resource_metadata\s*=\s*(?:"([^"\\]*)"|([^\s,"]+))', re.IGNORECASE)
 _SCOPE = re.compile(r'(?:^|[\s,])scope\s*=\s*"([\x20\x21\x23-\x5b\x5d-\x7e]*)"', re.IGNORECASE)
 
@@ -90,14 +91,32 @@ def server_urls(issuer: str) -> list[str]:
 
 
 async def _resource_document(fetch: Fetch, resource: str, challenge: Wanted) -> dict[str, Any]:
-    for url in [challenge.metadata_url] if challenge.metadata_url else resource_urls(resource):
-        says = await _document(fetch, url)
-        if says is None:
-            continue
-        if not _covers(says.get("resource"), resource):
-            raise CredentialError("refused", "discovery: the document found is about another resource")
-        return says
-    raise CredentialError("unreachable", "discovery: the resource has no metadata")
+    if not challenge.metadata_url:
+        for url in resource_urls(resource):
+            says = await _document(fetch, url)
+            if says is not None:
+                return _about(says, resource)
+        # A resource may name the place of its document in its challenge only.
+        challenge = await _challenge(fetch, resource)
+    says = await _document(fetch, challenge.metadata_url) if challenge.metadata_url else None
+    if says is None:
+        raise CredentialError("unreachable", "discovery: the resource has no metadata")
+    return _about(says, resource)
+
+
+async def _challenge(fetch: Fetch, resource: str) -> Wanted:
+    """What the resource says to somebody without token; a message that means nothing makes it say so."""
+    try:
+        answer = await fetch("POST", resource, [(b"content-type", b"application/json"), (b"accept", b"application/json, text/event-stream")], _PING)
+    except CallError:
+        return Wanted()
+    return read_challenge([value for name, value in answer.headers if name == b"www-authenticate"]) if answer.status == 401 else Wanted()
+
+
+def _about(says: dict[str, Any], resource: str) -> dict[str, Any]:
+    if not _covers(says.get("resource"), resource):
+        raise CredentialError("refused", "discovery: the document found is about another resource")
+    return says
 
 
 def _covers(stated: Any, resource: str) -> bool:

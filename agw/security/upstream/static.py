@@ -2,7 +2,8 @@
 
 Rules:
 - the secret is put into its place once; a request costs a look;
-- only a token that a policy of this route has verified is passed on; what the caller sent unasked never is.
+- only a token that a policy of this route has verified is passed on; what the caller sent unasked never is. Whoever may come without
+  any (`mode: optional`) is nobody to the backend too.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ class PassthroughSource:
         self._place = Placer(plan.location)
 
     def ready(self, identity: Identity | None, request: Request | None) -> Presented | None:
-        """The caller's token. Errors: CredentialError (missing) when none was verified."""
+        """The caller's token, nothing for nobody. Errors: CredentialError (missing) when he was known by something else, or no policy looked."""
+        if identity is not None and not identity.key:
+            return Presented()
         if identity is None or not identity.token:
             raise CredentialError("missing", "passthrough: the caller showed no token that this route verifies")
         return self._place(identity.token)

@@ -119,9 +119,11 @@ def test_a_verified_token_passes_only_through(issuer: Issuer, upstream: Upstream
     with Gateway(http_config(upstream, jwt_auth(issuer)), workers=1) as gateway, Client(gateway.port) as client:
         assert client.get("/", bearer(token)).status == 200
     with Gateway(http_config(upstream, jwt_auth(issuer, mode="optional"), passthrough={}), workers=1) as gateway, Client(gateway.port) as client:
-        refused = client.get("/")
+        assert client.get("/").status == 200
+    with Gateway(http_config(upstream, {}, passthrough={}), workers=1) as gateway, Client(gateway.port) as client:
+        refused = client.get("/", bearer(token))
         assert (refused.status, refused.get(b"www-authenticate")) == (401, [b"Bearer"])
-    assert [values(seen, "authorization") for seen in upstream.requests] == [[f"Bearer {token}"], []]
+    assert [values(seen, "authorization") for seen in upstream.requests] == [[f"Bearer {token}"], [], []]
 
 
 def test_tokens_are_exchanged_once_per_caller_and_anew_after_a_refusal(issuer: Issuer, upstream: Upstream) -> None:

@@ -101,7 +101,7 @@ def house() -> Iterator[House]:
 # ------------------------------------------------------------------------------------------------- identity headers
 
 
-@pytest.mark.parametrize("name", [b"X-User", b"x-user", b"X-USER"])
+@pytest.mark.parametrize("name", [b"X-User", b"x-user", b"X-USER", b"X_User", b"x_user"])
 def test_an_identity_header_is_the_gateways_to_write(house: House, name: bytes) -> None:
     begun = len(house.upstream.requests)
     with Client(house.gateway.port) as client:
@@ -112,6 +112,19 @@ def test_an_identity_header_is_the_gateways_to_write(house: House, name: bytes) 
     assert alice.get(b"x-user") == [b"verified"]
     assert bob.get(b"x-user") == [], "what the service does not say the client does not say either"
     assert (fixed.get(b"x-user"), fixed.get(b"x-role")) == ([b"gateway"], [])
+    for seen in (alice, bob, fixed):  # as a backend sees them that makes variables of names
+        assert [value for field, value in seen.fields if field.lower().replace(b"_", b"-") == b"x-user" and value != b"root"] == seen.get(b"x-user")
+        assert not [value for _, value in seen.fields if value in (b"root", b"admin")]
+
+
+@pytest.mark.parametrize("name", [b"X-Forwarded-For", b"X_Forwarded_For", b"x_forwarded-FOR", b"X-Forwarded-Host", b"X_Forwarded_Host", b"X_Forwarded_Proto"])
+def test_where_a_client_is_is_the_gateways_to_say(house: House, name: bytes) -> None:
+    begun = len(house.upstream.requests)
+    with Client(house.gateway.port) as client:
+        assert client.get("/set", bearer(), name + b": 198.51.100.7").status == 200
+    (seen,) = house.upstream.requests[begun:]
+    assert not [field for field in seen.fields if field[1] == b"198.51.100.7"]
+    assert seen.get(b"x-forwarded-for") == [b"127.0.0.1"]
 
 
 def test_connection_takes_no_identity_off(house: House) -> None:

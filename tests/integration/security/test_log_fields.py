@@ -96,3 +96,19 @@ def test_a_reload_changes_fields_also_of_known_identities() -> None:
             assert before["agw.test"] == "kim"
             assert (after["agw.test"], after["from"]) == (7, "app")
             assert "agw.test" not in last
+
+
+def test_what_is_no_request_has_a_line_too() -> None:
+    log = {"add": {"bad": "response.code == 400", "verb": "request.method", "agent": 'request.headers["user-agent"]', "at": "proxy.route"}}
+    with Upstream(Peer.serve) as upstream, Gateway(config(upstream.host, log), workers=1) as gateway:
+        for octets in (b"GET\r\n\r\n", b"GET / HTTP/1.1\r\nHost: h\r\nHost: h\r\n\r\n", b"GET /%00 HTTP/1.1\r\nHost: h\r\n\r\n"):
+            with Client(gateway.port) as one:
+                one.send(octets)
+                assert one.answer().status == 400
+        with Client(gateway.port) as one:
+            one.send(b"GET /gone HTTP/1.1\r\nHost: h\r\nUser-Agent: a\r\n\r\n")
+            assert one.answer().status == 200
+        found = lines(gateway)
+        assert [line["bad"] for line in found] == [True, True, True, False]
+        assert (found[3]["verb"], found[3]["agent"], found[3]["at"]) == ("GET", "a", "app")
+        gateway.assert_clean_log()

@@ -182,6 +182,7 @@ def test_a_modern_client_is_asked_and_its_retry_waits_for_the_user(people: Issue
         assert browser.get(back).status == 200
         waiting.join(25)
         assert answers[0].result["resultType"] == "complete"
+        assert not any(b"agw-consent" in seen.body for seen in tools.seen), "the answer to our question is no business of the target's"
         assert subjects(server, tools) == {"alice"}
 
 

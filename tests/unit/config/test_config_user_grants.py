@@ -85,6 +85,7 @@ def test_everything() -> None:
         (("https://token.internal/", "https://token.internal/path"), "is no origin"),
         (("[read, write]", "['a b']"), "is no scope"),
         (("clientSecret: s3cret", "clientSecret: ''"), "the secret is empty"),
+        (("browser: anyone", "policies: {backendTLS: {hostname: x.example}}"), "only `root` and `insecure` fit"),
     ],
 )
 def test_what_is_refused(change: tuple[str, str], text: str) -> None:
@@ -93,6 +94,11 @@ def test_what_is_refused(change: tuple[str, str], text: str) -> None:
         load(file(FULL.replace(*change)))
     assert text in str(caught.value)
     assert "s3cret" not in str(caught.value)
+
+
+def test_tls_towards_origins_the_operator_wrote() -> None:
+    made = credential(FULL.replace("browser: anyone", "policies: {backendTLS: {insecure: true}}"))
+    assert (made.insecure, made.ca, made.anyone) == (True, "", False)
 
 
 def test_an_identifier_that_is_no_url_needs_an_issuer() -> None:

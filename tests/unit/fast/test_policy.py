@@ -74,7 +74,14 @@ def test_what_is_removed_or_set_is_dropped_in_any_case(
 
 def test_a_longer_or_shorter_name_is_another_name() -> None:
     edits = HeaderEdits(["x-trace"], [], [])
-    assert [edits.would_drop(n) for n in (b"X-Trace", b"x-trac", b"x-trace2", b"", b"x_trace")] == [True, False, False, False, False]
+    assert [edits.would_drop(n) for n in (b"X-Trace", b"x-trac", b"x-trace2", b"", b"x.trace")] == [True, False, False, False, False]
+
+
+def test_a_name_with_underscores_is_the_same_name() -> None:
+    """Backends that make variables of header names (HTTP_X_USER) cannot tell them apart, so a client must not have the second word."""
+    for own in ("x-user", "x_user"):
+        edits = HeaderEdits([], [(own, "gateway")], [])
+        assert all(edits.would_drop(name) for name in (b"x-user", b"X_User", b"X_USER"))
 
 
 # ------------------------------------------------------------------------------------------------------------ Cors

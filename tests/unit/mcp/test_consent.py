@@ -13,6 +13,8 @@ from agw.mcp.consent import ConsentNeeded
 from agw.mcp.credentials import NoCredential
 from agw.mcp.errors import RpcError
 from agw.mcp.target import as_rpc_error
+from agw.runtime.credentials import BackendAuth
+from agw.runtime.plan_security import BackendAuthPlan, KeyCredential, UserGrant
 from agw.security.upstream.source import CredentialError
 
 LINK = "https://gw.example/.agw/oauth/callback?ticket=t1ck3t"
@@ -32,7 +34,10 @@ def told(error: RpcError) -> dict[str, Any]:
     return found
 
 
-def retry(action: Any, key: str = "agw-consent.files") -> bytes:
+KEY = need().key
+
+
+def retry(action: Any, key: str = KEY) -> bytes:
     return json.dumps({"name": "x", "inputResponses": {key: {"action": action}}}).encode()
 
 
@@ -40,7 +45,7 @@ def retry(action: Any, key: str = "agw-consent.files") -> bytes:
 def test_a_modern_client_gets_an_elicitation(method: str) -> None:
     result = json.loads(consent.answer(need(), method, b'{"name":"x"}', "modern", "2026-07-28", URL_MODE))
     asked = {"mode": "url", "url": LINK, "message": "files needs your permission: grant access in your browser"}
-    assert result == {"resultType": "input_required", "inputRequests": {"agw-consent.files": {"method": "elicitation/create", "params": asked}}}
+    assert result == {"resultType": "input_required", "inputRequests": {KEY: {"method": "elicitation/create", "params": asked}}}
 
 
 def test_a_session_with_url_mode_gets_its_error() -> None:
@@ -80,7 +85,7 @@ def test_who_declined_is_not_asked_again(action: str) -> None:
 
 @pytest.mark.parametrize(
     "params",
-    [None, b"{}", b"[]", retry("accept", "other"), retry(1), b'{"inputResponses":{"agw-consent.files":[]}}', b'{"inputResponses":7,"x":"agw-consent"}'],
+    [None, b"{}", b"[]", retry("accept", "other"), retry(1), json.dumps({"inputResponses": {KEY: []}}).encode(), b'{"inputResponses":7,"x":"agw-consent"}'],
 )
 def test_what_is_no_answer_to_the_question(params: bytes | None) -> None:
     assert consent.action(need(), params) == ""
@@ -116,3 +121,21 @@ def test_a_retry_waits_for_the_user_who_agreed(params: bytes, era: Any, outcome:
 def test_other_failures_of_credentials_are_no_question() -> None:
     for kind in ("missing", "refused", "unreachable"):
         assert not isinstance(as_rpc_error("files", NoCredential(CredentialError(kind, "x"))), ConsentNeeded)  # type: ignore[arg-type]
+
+
+def test_answers_to_our_questions_stay_here_and_others_go_on() -> None:
+    grant = UserGrant("https://api.example", LINK.partition("?")[0])
+    other = UserGrant("https://api.example", "https://inner.example/cb")
+
+    class Target:
+        def __init__(self, name: str, *credentials: Any) -> None:
+            self.name = name
+            self.auth = BackendAuth(BackendAuthPlan(list(credentials))) if credentials else None
+
+    targets: Any = [Target("plain"), Target("files", KeyCredential("k"), grant), Target("more", other)]
+    assert consent.without_answers(retry("accept"), targets) == b'{"name":"x"}'
+    both = json.dumps({"name": "x", "inputResponses": {KEY: {"action": "accept"}, "theirs": {"action": "accept"}}}).encode()
+    assert json.loads(consent.without_answers(both, targets) or b"") == {"name": "x", "inputResponses": {"theirs": {"action": "accept"}}}
+    # The question of a gateway further on, about a target of the same name.
+    for params in (None, b"{}", retry("accept", KEY[:-1] + "?"), retry("accept", "agw-consent.plain.00000000")):
+        assert consent.without_answers(params, targets) == params

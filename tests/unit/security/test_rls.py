@@ -118,6 +118,7 @@ def test_under_the_limit() -> None:
             assert request.domain == "d" and request.hits_addend == 0
             assert [(e.key, e.value) for e in request.descriptors[0].entries] == [("method", "GET"), ("path", "/x")]
             assert asked.found.lines == b"x-left: 4\r\n"
+            assert asked.found.remove == (b"x-left",), "a client does not say it, too"
             assert not asked.found.lasting
             assert asked.counted == ["admitted"]
 

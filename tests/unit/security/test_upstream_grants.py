@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from agw.runtime.plan_security import ClientAuthPlan, UserGrant
-from agw.security.contract import Trust
+from agw.security.contract import HttpAnswer, Trust
 from agw.security.upstream.discovery import Wanted, read_challenge, resource_urls, server_urls
 from agw.security.upstream.grant_source import GrantSource
 from agw.security.upstream.grants import UserGrants
@@ -371,6 +371,35 @@ def test_the_server_is_found_by_the_resource_and_the_second_place_is_looked_at(t
         assert query_of(await world.begin(grants=grants))["scope"] == "write"
         await world.login(grants=grants)
         assert (await grants.current(ALICE)).issuer == world.issuer.url
+
+    run(tmp_path, test)
+
+
+def test_the_document_may_be_named_in_the_challenge_only(tmp_path: Path) -> None:
+    async def test(world: World) -> None:
+        document = {"resource": world.resource, "authorization_servers": [world.issuer.url], "scopes_supported": ["write"]}
+        del world.issuer.answers["/.well-known/oauth-protected-resource/mcp"]
+        world.issuer.answers["/elsewhere"] = (200, "application/json", json.dumps(document).encode())
+        grants = world.gateway(issuer="", client=None)
+        host: Any = grants._host
+        with pytest.raises(CredentialError, match="no metadata"):
+            await grants.server()
+        usual = host.outside
+
+        async def challenged(method: str, url: str, *rest: Any) -> HttpAnswer:
+            answer = await usual(method, url, *rest)
+            if url != world.resource:
+                return answer
+            assert method == "POST"
+            return HttpAnswer(401, [(b"www-authenticate", f'Bearer resource_metadata="{world.issuer.origin}/elsewhere"'.encode())], b"")
+
+        host.outside = challenged
+        grants._failed_until = 0.0
+        assert (await grants.server())[1] == ["write"]
+        world.issuer.answers["/elsewhere"] = (200, "application/json", b'{"resource": "https://other.example"}')
+        grants._server = None
+        with pytest.raises(CredentialError, match="about another resource"):
+            await grants.server()
 
     run(tmp_path, test)
 
