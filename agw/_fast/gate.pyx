@@ -23,6 +23,14 @@ from agw._fast.policy cimport HeaderEdits
 from agw._fast.siphash cimport sip13
 
 cdef object sha256 = hashlib.sha256
+cdef uint64_t generations = 0
+
+
+cdef uint64_t next_generation() noexcept:
+    global generations
+    generations += 1
+    return generations
+
 
 cdef enum:
     MAX_CALLS = 1024            # names an identity has licences for
