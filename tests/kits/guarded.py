@@ -33,7 +33,7 @@ from agw.worker.journal import Journal, make_journal
 from agw.worker.mcp import McpHost
 from agw.worker.resolver import literal
 from tests.kits.plane import Plane, run
-from tests.peers.mcp_client import Endpoint
+from tests.peers.mcp_client import As, Endpoint
 from tests.peers.mcp_server import McpServer
 
 NAMED = PolicyPlan(jwt=JwtPlan([JwtProviderPlan("i")]))
@@ -126,25 +126,13 @@ class House:
 
     def at(self, path: str, who: str = "") -> Endpoint:
         """A route, as one caller sees it."""
-        return As(self.port, path, who)
+        return As(self.port, who or None, path)
 
     async def close(self) -> None:
         self.acceptor.stop_accepting()
         self.acceptor.cut()
         await asyncio.gather(*(service.close() for service in self.host.services.values()))
         os.close(self._journal)
-
-
-class As(Endpoint):
-    """An endpoint whose requests all carry one caller's credential."""
-
-    def __init__(self, port: int, path: str, who: str) -> None:
-        super().__init__(port, path)
-        self.who = who
-
-    def connect(self, method: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> Any:
-        own = {"Authorization": f"Bearer {self.who}"} if self.who else {}
-        return super().connect(method, body, {**own, **(headers or {})})
 
 
 def guarded(body: Callable[[House], None], backends: dict[str, list[McpServer]], policies: PolicyPlan = JUDGED, **options: Any) -> None:

@@ -207,6 +207,18 @@ class Endpoint:
         return Stream(self.connect("POST", body, fields))
 
 
+class As(Endpoint):
+    """An endpoint whose requests all carry one bearer token, or None."""
+
+    def __init__(self, port: int, bearer: str | None, path: str = "/mcp") -> None:
+        super().__init__(port, path)
+        self.bearer = bearer
+
+    def connect(self, method: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> http.client.HTTPConnection:
+        own = {} if self.bearer is None else {"Authorization": f"Bearer {self.bearer}"}
+        return super().connect(method, body, {**own, **(headers or {})})
+
+
 def modern_request(method: str, params: dict[str, Any] | None, ident: Any, headers: dict[str, str] | None, meta: dict[str, Any] | None,
                    capabilities: dict[str, Any] | None) -> tuple[bytes, dict[str, str]]:
     """Body and header fields."""

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.integration.mcp.conftest import http_target
 from tests.kits.gateway import Gateway
-from tests.peers.mcp_client import Endpoint, Session, call, initialize
+from tests.peers.mcp_client import As, Endpoint, Session, call, initialize
 from tests.peers.mcp_script import Offer
 from tests.peers.mcp_server import McpServer
 
@@ -28,17 +28,6 @@ def token(**claims: Any) -> str:
     """A token of the issuer for the resource; None leaves a claim out."""
     said = {"iss": ISSUER, "aud": RESOURCE, "sub": "alice", "exp": int(time.time()) + 600, "scope": "mcp", **claims}
     return jwt.encode({name: value for name, value in said.items() if value is not None}, KEY, "ES256", {"kid": "one"})
-
-
-class As(Endpoint):
-    """An endpoint for the bearer of a token."""
-
-    def __init__(self, port: int, bearer: str, path: str = "/mcp") -> None:
-        super().__init__(port, path)
-        self.bearer = bearer
-
-    def connect(self, method: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> Any:
-        return super().connect(method, body, {"Authorization": f"Bearer {self.bearer}", **(headers or {})})
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from tests.integration.mcp.conftest import configuration, http_target, route
 from tests.kits.gateway import Gateway
 from tests.peers.client import Client
 from tests.peers.issuer import Issuer, make_key
-from tests.peers.mcp_client import Endpoint, Session
+from tests.peers.mcp_client import As, Endpoint, Session
 from tests.peers.mcp_exchange import HttpExchange
 from tests.peers.mcp_script import Offer
 from tests.peers.mcp_server import McpServer
@@ -212,17 +212,6 @@ def test_what_goes_to_aws_is_signed_as_it_goes_out(upstream: Upstream) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------------- MCP
-
-
-class As(Endpoint):
-    """An endpoint for the bearer of a token."""
-
-    def __init__(self, port: int, bearer: str, path: str = "/mcp") -> None:
-        super().__init__(port, path)
-        self.bearer = bearer
-
-    def connect(self, method: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> Any:
-        return super().connect(method, body, {"Authorization": f"Bearer {self.bearer}", **(headers or {})})
 
 
 @pytest.fixture

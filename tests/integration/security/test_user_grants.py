@@ -19,7 +19,7 @@ from tests.integration.mcp.conftest import configuration, http_target, route
 from tests.kits.gateway import Gateway, free_port, wait_until
 from tests.peers.client import Client
 from tests.peers.issuer import Issuer, query_of
-from tests.peers.mcp_client import Endpoint, Session
+from tests.peers.mcp_client import As, Session
 from tests.peers.mcp_exchange import HttpExchange
 from tests.peers.mcp_script import Offer
 from tests.peers.mcp_server import McpServer
@@ -46,15 +46,9 @@ def server() -> Iterator[Issuer]:
         yield found
 
 
-class As(Endpoint):
-    """An endpoint for the bearer of a token."""
-
-    def __init__(self, port: int, people: Issuer, name: str) -> None:
-        super().__init__(port, "/mcp")
-        self.bearer = people.token(sub=name, aud=AUDIENCE)
-
-    def connect(self, method: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> Any:
-        return super().connect(method, body, {"Authorization": f"Bearer {self.bearer}", **(headers or {})})
+def user(port: int, people: Issuer, name: str) -> As:
+    """The endpoint for one user of the gateway."""
+    return As(port, people.token(sub=name, aud=AUDIENCE))
 
 
 class Browser:
@@ -133,7 +127,7 @@ def subjects(server: Issuer, tools: McpServer) -> set[str]:
 
 def test_a_session_with_url_mode(people: Issuer, server: Issuer, tools: McpServer, tmp_path: Path) -> None:
     with Gateway(mcp_config(people, server, tools), workers=2, env={"STATE_DIRECTORY": str(tmp_path)}) as gateway:
-        alice = As(gateway.port, people, "alice")
+        alice = user(gateway.port, people, "alice")
         with Session(alice, capabilities=URL_MODE) as session:
             listed = session.request("tools/list")
             asked = session.call("echo", {"n": 1})
@@ -144,7 +138,7 @@ def test_a_session_with_url_mode(people: Issuer, server: Issuer, tools: McpServe
             for number in range(6):
                 assert "result" in session.call("echo", {"n": number}).message
             assert {tool["name"] for tool in session.request("tools/list").result["tools"]} == {"echo", "whoami"}
-        with Session(As(gateway.port, people, "bob"), capabilities=URL_MODE) as session:
+        with Session(user(gateway.port, people, "bob"), capabilities=URL_MODE) as session:
             assert url_of(session.call("echo").error)
         assert server.count("/token") == 1
         assert subjects(server, tools) == {"alice"}
@@ -153,7 +147,7 @@ def test_a_session_with_url_mode(people: Issuer, server: Issuer, tools: McpServe
     assert not any(b"Bearer" in text or b"eyJ" in text or b"alice" in text for text in files)
     # Another life of the gateway knows the grant.
     with Gateway(mcp_config(people, server, tools), workers=1, env={"STATE_DIRECTORY": str(tmp_path)}) as gateway, Session(
-        As(gateway.port, people, "alice")
+        user(gateway.port, people, "alice")
     ) as session:
         assert "result" in session.call("echo").message
     assert server.count("/token") == 1
@@ -165,7 +159,7 @@ def modern_meta(*, url: bool) -> dict[str, Any]:
 
 def test_a_modern_client_is_asked_and_its_retry_waits_for_the_user(people: Issuer, server: Issuer, tools: McpServer) -> None:
     with Gateway(mcp_config(people, server, tools), workers=2) as gateway:
-        alice = As(gateway.port, people, "alice")
+        alice = user(gateway.port, people, "alice")
         params = {"name": "echo", "arguments": {"n": 1}}
         asked = alice.modern("tools/call", params, meta=modern_meta(url=True)).result
         assert asked["resultType"] == "input_required"
@@ -188,7 +182,7 @@ def test_a_modern_client_is_asked_and_its_retry_waits_for_the_user(people: Issue
 
 def test_clients_without_url_mode_are_told_the_address(people: Issuer, server: Issuer, tools: McpServer) -> None:
     with Gateway(mcp_config(people, server, tools), workers=1) as gateway:
-        alice = As(gateway.port, people, "alice")
+        alice = user(gateway.port, people, "alice")
         told = [alice.modern("tools/call", {"name": "echo", "arguments": {}}, meta=modern_meta(url=False)).error, alice.modern("tools/list").error]
         with Session(alice, "2025-06-18", capabilities={"elicitation": {}}) as session:
             told += [session.call("echo").error, session.request("tools/list").error]
@@ -204,7 +198,7 @@ def test_clients_without_url_mode_are_told_the_address(people: Issuer, server: I
 def test_with_several_targets_the_others_go_on(people: Issuer, server: Issuer, tools: McpServer, mode: str) -> None:
     with McpServer(Offer(name="other", tools=["noop"])) as other, Gateway(
         mcp_config(people, server, tools, other, failureMode=mode), workers=1
-    ) as gateway, Session(As(gateway.port, people, "alice"), capabilities=URL_MODE) as session:
+    ) as gateway, Session(user(gateway.port, people, "alice"), capabilities=URL_MODE) as session:
         listed = session.request("tools/list")
         if mode == "failOpen":
             assert {tool["name"] for tool in listed.result["tools"]} == {"b0_noop"}
@@ -228,7 +222,7 @@ def test_a_target_that_refuses_the_users_token(people: Issuer, server: Issuer, t
             return True
         return False
 
-    with Gateway(mcp_config(people, server, tools), workers=1) as gateway, Session(As(gateway.port, people, "alice"), capabilities=URL_MODE) as session:
+    with Gateway(mcp_config(people, server, tools), workers=1) as gateway, Session(user(gateway.port, people, "alice"), capabilities=URL_MODE) as session:
         browser = Browser(gateway.port, people, "alice")
         assert browser.grant(url_of(session.call("echo").error)) == 200
         assert "result" in session.call("echo").message
@@ -246,7 +240,7 @@ def test_a_target_that_refuses_the_users_token(people: Issuer, server: Issuer, t
 
 def test_a_refresh_that_is_refused_leads_to_the_user(people: Issuer, server: Issuer, tools: McpServer) -> None:
     server.expires_in = 1
-    with Gateway(mcp_config(people, server, tools), workers=2) as gateway, Session(As(gateway.port, people, "alice"), capabilities=URL_MODE) as session:
+    with Gateway(mcp_config(people, server, tools), workers=2) as gateway, Session(user(gateway.port, people, "alice"), capabilities=URL_MODE) as session:
         assert Browser(gateway.port, people, "alice").grant(url_of(session.call("echo").error)) == 200
         server.answers["/token"] = (400, "application/json", b'{"error": "invalid_grant"}')
 
@@ -262,7 +256,7 @@ def test_a_refresh_that_is_refused_leads_to_the_user(people: Issuer, server: Iss
 def test_where_anyone_may_grant_nobody_is_asked_who_he_is(people: Issuer, server: Issuer, tools: McpServer) -> None:
     target = http_target("a", tools.port, policies={"backendAuth": grant_auth(server, browser="anyone")})
     config = configuration({**route("/", target), "policies": {"jwtAuth": jwt_auth(people)}}, frontendPolicies={"accessLog": {"enabled": True}})
-    with Gateway(config, workers=1) as gateway, Session(As(gateway.port, people, "alice"), capabilities=URL_MODE) as session:
+    with Gateway(config, workers=1) as gateway, Session(user(gateway.port, people, "alice"), capabilities=URL_MODE) as session:
         link = url_of(session.call("echo").error)
         assert Browser(gateway.port, people, "nobody").grant(link) == 200
         assert "result" in session.call("echo").message
@@ -329,7 +323,7 @@ def test_the_page_behind_a_browser_login(people: Issuer, server: Issuer, tools: 
     target = http_target("a", tools.port, policies={"backendAuth": grant_auth(server, redirectUri=page)})
     config = configuration({**route("/mcp", target), "policies": {"jwtAuth": jwt_auth(people)}}, pages)
     config["gateways"]["default"]["port"] = port
-    with Gateway(config, workers=2) as gateway, Session(As(gateway.port, people, "alice"), capabilities=URL_MODE) as session:
+    with Gateway(config, workers=2) as gateway, Session(user(gateway.port, people, "alice"), capabilities=URL_MODE) as session:
         link = url_of(session.call("echo").error)
         people.user = "mallory"
         assert Visitor().open(link)[0] == 403
