@@ -92,5 +92,5 @@ class Condition:
 
     def __init__(self, headers: Sequence[_Test], query: Sequence[_Test]) -> None: ...
     @staticmethod
-    def compiled(kind: Literal["exact", "regex"], value: str) -> tuple[bytes, None] | tuple[None, object]:
+    def matcher(kind: Literal["exact", "regex"], value: str) -> tuple[bytes, None] | tuple[None, object]:
         """(octets, None) or (None, compiled pattern)."""
