@@ -15,6 +15,7 @@ lost is a request of which at least one octet was sent.
 
 from __future__ import annotations
 
+import gc
 import select
 import socket
 import threading
@@ -160,6 +161,9 @@ class Load:
         self._threads = [threading.Thread(target=self._run, name=f"load-{i}", daemon=True) for i in range(connections)]
 
     def __enter__(self) -> Self:
+        # Looking through all that a long run of tests has gathered takes a quarter of a second, which is no pause of the gateway.
+        gc.collect()
+        gc.freeze()
         for thread in self._threads:
             thread.start()
         return self
@@ -173,6 +177,7 @@ class Load:
         for thread in self._threads:
             thread.join(self._timeout + 5)
             assert not thread.is_alive(), "a load thread hangs"
+        gc.unfreeze()
         return self
 
     def count(self, *kinds: str) -> int:
