@@ -13,14 +13,12 @@ import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import msgspec
-
 from agw.config import values
 from agw.config.files import read_text
 from agw.config.model_external import AdminAuth, DocumentSource, ExtAuthz, ExtAuthzService, HttpProtocol, Oidc
 from agw.config.problem import Finding, Path
 from agw.config.rules import expression
-from agw.config.services import condition_of, entries_fit, service_of
+from agw.config.services import service_of, under_conditions
 from agw.config.values import NOT_YET, Endpoint, quoted
 from agw.runtime.plan import TlsClientPlan
 from agw.runtime.plan_security import AdminAuthPlan, AdminTokenPlan, CallPlan, ExtAuthzPlan, OidcPlan
@@ -44,15 +42,8 @@ def ext_authz(context: Context, value: ExtAuthz, path: Path) -> list[ExtAuthzPla
     """`extAuthz`; empty after a problem that leaves nobody to ask."""
     if value.conditional is None:
         return _service(context, value, path)
-    below = (*path, "conditional")
-    if any(getattr(value, name) is not None for name in ("host", "service", "backend", "policies", "protocol")):
-        context.findings.problem(below, "`conditional` and a service beside it exclude each other; write the service as its last entry, without condition")
-    entries_fit(context, len(value.conditional), below)
-    out: list[ExtAuthzPlan] = []
-    for index, entry in enumerate(value.conditional):
-        condition = condition_of(context, entry.condition, (*below, index), index == len(value.conditional) - 1)
-        out += [msgspec.structs.replace(plan, condition=condition) for plan in _service(context, entry, (*below, index))]
-    return out
+    beside = any(getattr(value, name) is not None for name in ("host", "service", "backend", "policies", "protocol"))
+    return under_conditions(context, value.conditional, (*path, "conditional"), beside, _service)
 
 
 def _service(context: Context, value: ExtAuthzService, path: Path) -> list[ExtAuthzPlan]:

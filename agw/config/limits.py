@@ -11,13 +11,11 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-import msgspec
-
 from agw.config import rules, values
 from agw.config.check import Context
 from agw.config.model_limits import LocalRateLimit, RateLimitDescriptor, RateLimitService, RateLimitStore, RemoteRateLimit
 from agw.config.problem import Path, path_text
-from agw.config.services import condition_of, entries_fit, service_of
+from agw.config.services import service_of, under_conditions
 from agw.runtime.plan import TlsClientPlan
 from agw.runtime.plan_security import DescriptorEntry, DescriptorPlan, LimitPlan, RateStorePlan, RemoteLimitPlan
 from agw.security.cel_names import Phase
@@ -122,15 +120,8 @@ def remote_limits(context: Context, value: RemoteRateLimit, path: Path) -> list[
     """`remoteRateLimit`; empty after a problem."""
     if value.conditional is None:
         return _remote(context, value, path)
-    below = (*path, "conditional")
-    if value.domain or value.descriptors or value.host or value.backend:
-        context.findings.problem(below, "`conditional` and a service beside it exclude each other; write the service as its last entry, without condition")
-    entries_fit(context, len(value.conditional), below)
-    out: list[RemoteLimitPlan] = []
-    for index, entry in enumerate(value.conditional):
-        condition = condition_of(context, entry.condition, (*below, index), index == len(value.conditional) - 1)
-        out += [msgspec.structs.replace(plan, condition=condition) for plan in _remote(context, entry, (*below, index))]
-    return out
+    beside = bool(value.domain or value.descriptors or value.host or value.backend)
+    return under_conditions(context, value.conditional, (*path, "conditional"), beside, _remote)
 
 
 def _remote(context: Context, item: RateLimitService, path: Path) -> list[RemoteLimitPlan]:

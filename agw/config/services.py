@@ -7,7 +7,10 @@ Rules kept here:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import msgspec
 
 from agw.config import rules, values
 from agw.config.model_external import ServicePolicies
@@ -33,10 +36,21 @@ class Named(Protocol):
     def policies(self) -> ServicePolicies | None: ...
 
 
+class Conditional(Protocol):
+    """An entry of `conditional`."""
+
+    @property
+    def condition(self) -> str | None: ...
+
+
+C = TypeVar("C", bound=Conditional)
+P = TypeVar("P", bound=msgspec.Struct)
+
+
 def service_of(context: Context, value: Named, path: Path) -> tuple[Endpoint, TlsClientPlan | None] | None:
     """The service and its TLS (None: plain); None after a problem that leaves nobody to ask."""
     findings = context.findings
-    chosen = context.choice(value, path, ("host", "service", "backend"))  # type: ignore[arg-type]
+    chosen = context.choice(value, path, ("host", "service", "backend"))  # type: ignore[arg-type]  # whatever is Named is a struct of the model
     given = value.policies.backend_tls if value.policies is not None else None
     tls = None if given is None else client_tls(context, given, (*path, "policies", "backendTLS"))
     if chosen == "service":
@@ -61,7 +75,23 @@ def _parsed(text: str) -> Endpoint:
         return Endpoint("invalid", 1)
 
 
-def condition_of(context: Context, text: str | None, path: Path, last: bool) -> str:
+def under_conditions(
+    context: Context, entries: Sequence[C], path: Path, beside: bool, make: Callable[[Context, C, Path], Iterable[P]]
+) -> list[P]:
+    """The plans of `conditional` entries, which `make` makes one by one; the first whose condition holds is asked. `path` is where
+    `conditional` stands, `beside`: is there a service beside it?"""
+    if beside:
+        context.findings.problem(path, "`conditional` and a service beside it exclude each other; write the service as its last entry, without condition")
+    if not 1 <= len(entries) <= MAX_ENTRIES and context.is_complete(path):
+        context.findings.problem(path, f"{len(entries)} entries; there must be 1 to {MAX_ENTRIES}")
+    out: list[P] = []
+    for index, entry in enumerate(entries):
+        condition = _condition(context, entry.condition, (*path, index), index == len(entries) - 1)
+        out += [msgspec.structs.replace(plan, condition=condition) for plan in make(context, entry, (*path, index))]
+    return out
+
+
+def _condition(context: Context, text: str | None, path: Path, last: bool) -> str:
     """The condition of an entry; "" for one without."""
     if text is None:
         if not last:
@@ -69,9 +99,3 @@ def condition_of(context: Context, text: str | None, path: Path, last: bool) -> 
         return ""
     rules.expression(context, text, (*path, "condition"), "http", truth=True)
     return text
-
-
-def entries_fit(context: Context, count: int, path: Path) -> None:
-    """Whether there are neither too few nor too many of them."""
-    if not 1 <= count <= MAX_ENTRIES and context.is_complete(path):
-        context.findings.problem(path, f"{count} entries; there must be 1 to {MAX_ENTRIES}")
