@@ -67,6 +67,8 @@ class OpenId:
 
     def _answer(self, asked: Asked) -> Answer:
         path = asked.target.removeprefix("/realm")
+        if path == "/.well-known/openid-configuration":
+            return 200, [("content-type", "application/json")], json.dumps(self.discovery()).encode()
         if path == "/keys":
             return 200, [("content-type", "application/json")], json.dumps(self.jwks()).encode()
         if path == "/token" and asked.method == "POST":

@@ -227,14 +227,6 @@ def test_a_signed_token_per_request(start: Start, peers: Peers) -> None:
 def test_browser_login_is_logged(start: Start, peers: Peers) -> None:
     """Log in at the provider, come back, and be named in the access log."""
     provider = OpenId()
-    inner = provider.peer.handler
-
-    def handler(asked: Asked) -> Any:
-        if asked.target.endswith("/.well-known/openid-configuration"):
-            return 200, [("content-type", "application/json")], json.dumps(provider.discovery()).encode()
-        return inner(asked)
-
-    provider.peer.handler = handler
     peers.serve(provider.peer)
     upstream, port = peers.http(echo), free_port()
     oidc = {

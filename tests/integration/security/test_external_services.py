@@ -89,14 +89,6 @@ def test_grpc_authorization_over_a_reload(start: Start, peers: Peers) -> None:
 
 def test_a_browser_logs_in(start: Start, peers: Peers) -> None:
     provider = OpenId()
-    inner = provider.peer.handler
-
-    def handler(asked: Asked) -> Any:
-        if asked.target.endswith("/.well-known/openid-configuration"):
-            return 200, [("content-type", "application/json")], json.dumps(provider.discovery()).encode()
-        return inner(asked)
-
-    provider.peer.handler = handler
     peers.serve(provider.peer)
     upstream = peers.http(echo)
     port = free_port()
