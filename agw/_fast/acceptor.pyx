@@ -72,7 +72,7 @@ cdef enum:
 
 
 cdef bint is_our_own(int fd) noexcept:
-    # Is the process at the other end of a unix socket ours? An abstract name has no permissions of its own.
+    # Is the process at the other end of a unix socket ours? An abstract name has no permissions of its own. C alone: nothing can raise.
     cdef ucred who
     cdef socklen_t size = sizeof(ucred)
     return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &size) == 0 and who.uid == geteuid()

@@ -27,6 +27,7 @@ cdef uint64_t generations = 0
 
 
 cdef uint64_t next_generation() noexcept:
+    # An addition: nothing can raise.
     global generations
     generations += 1
     return generations
@@ -162,7 +163,7 @@ cdef class Gate:
         return who
 
     cdef bint is_of(self, Identity who, const char* value, uint32_t size, int64_t now) noexcept:
-        # Was it made here, of these octets (NULL: of nothing), and is it still good?
+        # Was it made here, of these octets (NULL: of nothing), and is it still good? Comparisons of numbers and octets: nothing can raise.
         cdef const char* text
         if who.generation != self.generation or now >= who.expires_ns or <uint32_t> PyBytes_GET_SIZE(who.shown) != size + 1:
             return False

@@ -52,7 +52,7 @@ def _compiled(text: bytes | str, unicode: bool) -> Any:
 @lru_cache(maxsize=2)
 def _library(unicode: bool) -> tuple[Any, Any]:
     try:
-        import re2  # type: ignore[import-untyped, unused-ignore]
+        import re2  # type: ignore[import-untyped, unused-ignore]  # the package has no types; where it is not installed mypy is silent
     except ImportError:
         raise ValueError(INSTALL) from None
     options = re2.Options()

@@ -121,13 +121,13 @@ class Presenting:
 
     def now(self, identity: Identity | None) -> Presented | None:
         """What is at hand for a caller, whatever his request; None: somebody must look at it. Never raises."""
-        if not self._by_identity:
+        if self.signs or not self._by_identity:
             return None
-        kept: dict[Any, Any] = {} if identity is None else identity.extra
+        kept: dict[Any, tuple[Presented | None, float]] = {} if identity is None else identity.extra
         found, until = kept.get(self, _NOTHING)
         now = time.monotonic()
         if now < until:
-            return found  # type: ignore[no-any-return]
+            return found
         try:
             found = self.source.ready(identity, None)
         except Exception:
